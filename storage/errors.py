@@ -1,0 +1,95 @@
+"""The exception tree of Sailloft.
+
+    SailloftError
+    ├── UsageError (ValueError)            exit 2: wrong recipe, option or argument
+    │   └── UnknownKind                    a `kind` that no registry knows
+    ├── DataError (ValueError)             exit 3: bad data
+    │   ├── SourceError                    a source file as a whole can't be used
+    │   │   └── UnsafePickle               a pickle that wants more than plain containers
+    │   ├── CorruptObject                  stored bytes that don't match what was promised
+    │   ├── MissingFeature                 an image that the store doesn't hold
+    │   └── TooManyRejects                 more rejects than the recipe allows
+    └── InfrastructureError (RuntimeError) exit 4: storage or cluster
+        ├── ObjectNotFound                 no object under that key
+        └── ManifestConflict               two different outputs under one content key
+
+Every message names what was expected, what was found, the record and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = [
+    "CorruptObject",
+    "DataError",
+    "InfrastructureError",
+    "ManifestConflict",
+    "MissingFeature",
+    "ObjectNotFound",
+    "SailloftError",
+    "SourceError",
+    "TooManyRejects",
+    "UnknownKind",
+    "UnsafePickle",
+    "UsageError",
+]
+
+
+class SailloftError(Exception):
+    """Base of every error that Sailloft raises on purpose; `exit_code` is what the command returns."""
+
+    exit_code = 1
+
+
+class UsageError(SailloftError, ValueError):
+    """A recipe, option or argument that can't be used."""
+
+    exit_code = 2
+
+
+class UnknownKind(UsageError):
+    """A `kind` that the registry doesn't know."""
+
+    def __init__(self, what: str, kind: str, known: Iterable[str]) -> None:
+        super().__init__(f"unknown {what} {kind!r}; known: {', '.join(sorted(known))}")
+
+
+class DataError(SailloftError, ValueError):
+    """Data that can't be used."""
+
+    exit_code = 3
+
+
+class SourceError(DataError):
+    """A source file that as a whole can't be used: absent, truncated, or of another format."""
+
+
+class UnsafePickle(SourceError):
+    """A pickle that asks for anything but builtin containers, strings and numbers."""
+
+
+class CorruptObject(DataError):
+    """Stored bytes that are torn, flipped or missing."""
+
+
+class MissingFeature(DataError):
+    """An image or a teacher whose features the store doesn't hold."""
+
+
+class TooManyRejects(DataError):
+    """A source with a larger share of rejects than the recipe allows."""
+
+
+class InfrastructureError(SailloftError, RuntimeError):
+    """Storage or cluster trouble that is nobody's data."""
+
+    exit_code = 4
+
+
+class ObjectNotFound(InfrastructureError):
+    """No object under that key."""
+
+
+class ManifestConflict(InfrastructureError):
+    """A different output already stands under the same content key."""

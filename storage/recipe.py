@@ -1,0 +1,36 @@
+"""The base of every configuration: frozen, and refusing what it doesn't know."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["RecipeModel"]
+
+
+class RecipeModel(BaseModel):
+    """A node of the recipe tree.
+
+    Frozen, `extra="forbid"`, docstrings become field descriptions. A field marked with
+    `json_schema_extra={"hashed": False}` changes only how a stage runs, never what it writes, and
+    stays out of content keys (see `hashed_fields`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def hashed_fields(self) -> dict[str, object]:
+        """The resolved configuration, less every field that changes no output."""
+        return {
+            name: _plain(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("hashed") is False)
+        }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, RecipeModel):
+        return value.hashed_fields()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
