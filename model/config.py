@@ -1,0 +1,103 @@
+"""The student's architecture as a recipe; its JSON is the `config.json` of every checkpoint."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from storage.recipe import RecipeModel
+
+__all__ = ["DistillationHead", "StudentConfig"]
+
+
+class DistillationHead(RecipeModel):
+    """A linear head that is compared with a teacher's features; dropped from released weights."""
+
+    teacher: str
+    """The teacher's `kind`."""
+    num_channels: int = Field(gt=0)
+    """Channels of the teacher's features."""
+    source: Literal["mask_features", "patches"]
+    """`mask_features`: the upsampled mask features (as for Mask2Former); `patches`: the
+    low-resolution hidden states of the patches (as for SAM2)."""
+
+
+class StudentConfig(RecipeModel):
+    """Sizes of the single transformer, in the words of the Qwen2.5 configuration."""
+
+    vocab_size: int = Field(512, gt=0)
+    """Upper bound of the tokenizer's vocabulary where it is trained on the corpus, special tokens
+    included; the checkpoint holds the number that it really has."""
+    hidden_size: int = Field(128, gt=0)
+    """Width of the residual stream."""
+    intermediate_size: int = Field(384, gt=0)
+    """Width of the SwiGLU."""
+    num_layers: int = Field(4, gt=0)
+    """Decoder layers."""
+    num_attention_heads: int = Field(4, gt=0)
+    """Query heads; the head dimension is `hidden_size / num_attention_heads`, a multiple of 8."""
+    num_key_value_heads: int = Field(2, gt=0)
+    """Key and value heads (grouped-query attention)."""
+    rope_theta: float = Field(1_000_000.0, gt=0)
+    """Base of the rotary frequencies."""
+    rms_norm_eps: float = Field(1e-6, gt=0)
+    """Epsilon of the RMSNorm."""
+    initializer_range: float = Field(0.02, gt=0)
+    """Standard deviation of freshly drawn weights."""
+    patch_size_px: int = Field(16, gt=0)
+    """Side of a square patch, in px of the resized image."""
+    max_side_px: int = Field(1024, gt=0)
+    """Upper bound of the resized image's long side."""
+    mask_stride_px: int = Field(4, gt=0)
+    """Pixels of the resized image per cell of the mask features: 4 in the paper, 2 in the released code."""
+    mask_dim: int = Field(512, gt=0)
+    """Channels of queries and mask features."""
+    max_mask_channels: int = Field(1024, gt=0)
+    """Wider hidden states are projected to this width before they are upsampled."""
+    num_visual_prompts: int = Field(15, ge=0)
+    """Prompt tokens `<Prompt0>` ... one for each region that a conversation can point at."""
+    wordings: Literal["short", "varied"] = "varied"
+    """The set of sentences that frame the facts, see `model.wordings`."""
+    distillation: tuple[DistillationHead, ...] = (
+        DistillationHead(teacher="mask2former", num_channels=256, source="mask_features"),
+        DistillationHead(teacher="sam2", num_channels=256, source="patches"),
+    )
+    """Teachers that the student learns from."""
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def num_upsample_blocks(self) -> int:
+        """Doublings from the patch grid to the mask grid."""
+        return (self.patch_size_px // self.mask_stride_px).bit_length() - 1
+
+    @property
+    def mask_channels(self) -> int:
+        """Channels in which the hidden states are upsampled."""
+        return min(self.hidden_size, self.max_mask_channels)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudentConfig:
+        if self.hidden_size % self.num_attention_heads or self.head_dim % 8:
+            raise ValueError(
+                f"hidden_size / num_attention_heads: expected a multiple of 8 (two axes share the rotary halves), "
+                f"got {self.hidden_size} / {self.num_attention_heads}"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads: expected a divisor of {self.num_attention_heads}, got {self.num_key_value_heads}"
+            )
+        if self.mask_stride_px << self.num_upsample_blocks != self.patch_size_px:
+            raise ValueError(
+                f"mask_stride_px: expected patch_size_px {self.patch_size_px} divided by a power of two, "
+                f"got {self.mask_stride_px}"
+            )
+        if self.max_side_px % self.patch_size_px:
+            raise ValueError(
+                f"max_side_px: expected a multiple of patch_size_px {self.patch_size_px}, got {self.max_side_px}"
+            )
+        return self

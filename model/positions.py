@@ -1,0 +1,53 @@
+"""Three-axis positions of the sequence and their rotary embedding."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["conversation_positions", "rotary_embedding"]
+
+
+def conversation_positions(num_before: int, grid: tuple[int, int] | None, num_after: int) -> Int[Tensor, "3 tokens"]:
+    """Positions on the axes (t, h, w) of tokens, then one image, then tokens.
+
+    Text counts up on all three axes alike. Patch (r, c) of an image whose first patch stands at s
+    has t = s, h = s + r, w = s + c; the text behind goes on from the largest patch position + 1.
+
+    Args:
+        num_before: tokens before the first patch (`<vision>` among them).
+        grid: rows and columns of patches, None for text alone.
+        num_after: tokens behind the last patch (`</vision>` among them).
+
+    >>> conversation_positions(1, (2, 3), 2)
+    tensor([[0, 1, 1, 1, 1, 1, 1, 4, 5],
+            [0, 1, 1, 1, 2, 2, 2, 4, 5],
+            [0, 1, 2, 3, 1, 2, 3, 4, 5]])
+    """
+    before = torch.arange(num_before).expand(3, -1)
+    if grid is None:
+        return torch.arange(num_before + num_after).repeat(3, 1)
+    rows, columns = grid
+    row = torch.arange(rows).repeat_interleave(columns)
+    column = torch.arange(columns).repeat(rows)
+    patches = num_before + torch.stack([torch.zeros_like(row), row, column])
+    after = num_before + max(rows, columns) + torch.arange(num_after).expand(3, -1)
+    return torch.cat([before, patches, after], dim=1)
+
+
+def rotary_embedding(
+    positions: Int[Tensor, "3 batch tokens"], head_dim: int, theta: float
+) -> tuple[Float[Tensor, "batch tokens head_dim"], Float[Tensor, "batch tokens head_dim"]]:
+    """Cosines and sines of the rotary embedding, the channels shared out among the axes.
+
+    The usual `cat(freqs, freqs)` is split into the sections [0, d/4, d/4] twice, section i taking
+    axis i mod 3: time has no channels, rows the first and third quarter, columns the others.
+    """
+    frequencies = theta ** -(torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
+    quarter = head_dim // 4
+    angles = torch.cat(
+        [positions[1, ..., None] * frequencies[:quarter], positions[2, ..., None] * frequencies[quarter:]], dim=-1
+    )
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
