@@ -1,0 +1,209 @@
+"""What a person sees while stages run: a live bar on a terminal, one plain line per interval elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from pipelines.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+__all__ = ["Display", "Pace", "PlainDisplay", "TerminalDisplay", "format_seconds", "open_display", "progress_line"]
+
+_INTERVAL_S = 5.0
+"""Seconds between two plain lines: often enough to see life, seldom enough for a log file."""
+
+
+class Display(Protocol):
+    """Where the runner of stages shows what happens."""
+
+    def stage(self, name: str) -> Progress:
+        """Announces that a stage begins and returns what it reports to."""
+        ...
+
+    def note(self, name: str, text: str) -> None:
+        """Says one thing about a stage, which also ends its progress."""
+        ...
+
+
+class Pace:
+    """Rate and remaining time of a stage, from what was done since the first report.
+
+    Units of an earlier, interrupted run count as done but not for the rate.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._start_s = clock()
+        self._first_done: int | None = None
+        self.done = 0
+        self.total = 0
+
+    def update(self, done: int, total: int) -> None:
+        """Takes in a report."""
+        if self._first_done is None:
+            # A first report after work was done counts from the start; one that finds most of it done doesn't.
+            self._first_done = done
+        self.done, self.total = done, total
+
+    @property
+    def per_second(self) -> float | None:
+        """Units per second; None before there is anything to go by."""
+        elapsed_s = self._clock() - self._start_s
+        gained = self.done - (self._first_done or 0)
+        return gained / elapsed_s if gained > 0 and elapsed_s > 0 else None
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds to go at the present rate."""
+        rate = self.per_second
+        return None if rate is None or self.total <= 0 else max(0, self.total - self.done) / rate
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration as people write it.
+
+    >>> format_seconds(3.24), format_seconds(75), format_seconds(3700)
+    ('3.2 s', '1:15 min', '1:01 h')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def _fact(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def progress_line(name: str, pace: Pace, facts: Mapping[str, object]) -> str:
+    """One plain line: stage, done and total, rate, time to go, facts."""
+    shown = dict(facts)
+    unit = str(shown.pop("unit", "")).strip()
+    count = f"{pace.done}/{pace.total}" if pace.total > 0 else str(pace.done)
+    parts = [f"{name:<18}", f"{count} {unit}".strip()]
+    if pace.per_second is not None:
+        parts.append(f"{pace.per_second:.3g}/s")
+    if pace.remaining_s:
+        parts.append(f"{format_seconds(pace.remaining_s)} to go")
+    parts.extend(f"{key}={_fact(value)}" for key, value in shown.items())
+    return "  ".join(parts)
+
+
+class _PlainStage:
+    def __init__(self, name: str, write: Callable[[str], None], interval_s: float, clock: Callable[[], float]) -> None:
+        self._name, self._write, self._interval_s, self._clock = name, write, interval_s, clock
+        self._pace = Pace(clock)
+        self._last_s = clock()
+
+    def update(self, done: int, total: int, **facts: object) -> None:
+        self._pace.update(done, total)
+        now_s = self._clock()
+        if now_s - self._last_s >= self._interval_s:
+            self._last_s = now_s
+            self._write(progress_line(self._name, self._pace, facts))
+
+
+class PlainDisplay:
+    """One line per event and per interval, for log files and pipes.
+
+    Args:
+        stream: where the lines go.
+        interval_s: seconds between two lines of a stage.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, stream: TextIO, interval_s: float = _INTERVAL_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream, self._interval_s, self._clock = stream, interval_s, clock
+
+    def stage(self, name: str) -> Progress:
+        """Announces a stage."""
+        self._write(f"{name:<18}  begins")
+        return _PlainStage(name, self._write, self._interval_s, self._clock)
+
+    def note(self, name: str, text: str) -> None:
+        """Writes one line on a stage."""
+        self._write(f"{name:<18}  {text}")
+
+    def _write(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+class _TerminalStage:
+    def __init__(self, bars: RichProgress, task: TaskID) -> None:
+        self._bars, self._task = bars, task
+        self._pace = Pace()
+
+    def update(self, done: int, total: int, **facts: object) -> None:
+        self._pace.update(done, total)
+        shown = dict(facts)
+        unit = str(shown.pop("unit", ""))
+        rate = f"{self._pace.per_second:.3g}/s" if self._pace.per_second is not None else ""
+        text = "  ".join(filter(None, [unit, rate, *(f"{key}={_fact(value)}" for key, value in shown.items())]))
+        self._bars.update(self._task, completed=done, total=total or None, facts=text)
+
+
+class TerminalDisplay:
+    """A live bar per running stage and one line that stays for each finished one.
+
+    Args:
+        bars: a started rich progress with a column for the field `facts`.
+    """
+
+    def __init__(self, bars: RichProgress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def stage(self, name: str) -> Progress:
+        """Adds a bar."""
+        self._tasks[name] = self._bars.add_task(name, total=None, facts="")
+        return _TerminalStage(self._bars, self._tasks[name])
+
+    def note(self, name: str, text: str) -> None:
+        """Replaces the bar of a stage with a line."""
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            self._bars.remove_task(task)
+        self._bars.console.print(f"{name:<18}  {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def open_display(stream: TextIO | None = None) -> Iterator[Display]:
+    """The display that suits the stream: live on a terminal, plain lines elsewhere. `NO_COLOR` is honoured.
+
+    Args:
+        stream: where to show; standard error by default, so that standard output holds results alone.
+    """
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        yield PlainDisplay(stream)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[facts]}", style="dim", markup=False),
+        console=Console(file=stream),
+    )
+    with bars:
+        yield TerminalDisplay(bars)

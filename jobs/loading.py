@@ -1,0 +1,280 @@
+"""Recipes as files: YAML with one `extends:` parent, overrides from the command line, errors that help."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar, cast
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from storage.errors import UsageError
+
+__all__ = [
+    "RECIPES_FOLDER",
+    "apply_override",
+    "merge",
+    "packaged_recipes",
+    "read_recipe_tree",
+    "validate_recipe",
+]
+
+RECIPES_FOLDER = Path(__file__).parent / "recipes"
+"""Folder of the recipes that come with the package."""
+
+Tree = dict[str, object]
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_SIMILARITY = 0.5  # difflib ratio; `num_step` against `num_steps` is 0.94, `lr` against `learning_rate` 0.27
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """The safe loader of PyYAML, which in addition refuses a key given twice (PyYAML keeps the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        """Builds a mapping after making sure that its plain keys are distinct."""
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value != "<<":
+                if key_node.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
+                    )
+                seen.add(key_node.value)
+        return cast("dict[object, object]", super().construct_mapping(node, deep=deep))
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Recipes that come with the package: name to file."""
+    return {path.stem: path for path in sorted(RECIPES_FOLDER.glob("*.yaml"))}
+
+
+def read_recipe_tree(recipe: str, overrides: Sequence[str] = ()) -> Tree:
+    """Reads a recipe file with its chain of parents and applies the overrides.
+
+    Args:
+        recipe: path of a YAML file, or the name of a packaged recipe such as `demo`.
+        overrides: items `a.b=c`, applied in order.
+
+    Returns:
+        The merged tree, not yet validated.
+
+    Raises:
+        UsageError: the recipe or a parent isn't found or isn't a YAML mapping, the chain of parents is a
+            circle, or an override can't be applied.
+    """
+    tree = _read_chain(_locate(recipe, Path()), ())
+    for override in overrides:
+        tree = apply_override(tree, override)
+    return tree
+
+
+def _locate(recipe: str, folder: Path) -> Path:
+    packaged = packaged_recipes()
+    if recipe in packaged:
+        return packaged[recipe]
+    path = folder / recipe
+    if path.is_file():
+        return path.resolve()
+    names = [*packaged, *(str(other) for other in path.parent.glob("*.yaml"))]
+    raise UsageError(
+        f"no recipe {recipe!r}: expected a YAML file or one of {', '.join(packaged)}{_nearest(recipe, names)}"
+    )
+
+
+def _read_chain(path: Path, children: tuple[Path, ...]) -> Tree:
+    if path in children:
+        circle = " -> ".join(str(item) for item in (*children, path))
+        raise UsageError(f"recipe {path}: `extends` goes in a circle: {circle}; remove one of them")
+    tree = _read_yaml(path)
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    if not isinstance(parent, str):
+        raise UsageError(f"recipe {path}: `extends` takes one path or packaged name, got {parent!r}")
+    return merge(_read_chain(_locate(parent, path.parent), (*children, path)), tree)
+
+
+def _read_yaml(path: Path) -> Tree:
+    try:
+        loaded: object = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} can't be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"recipe {path} isn't valid YAML: {_one_line(error)}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UsageError(f"recipe {path}: expected a mapping of settings, got {type(loaded).__name__}")
+    return cast("Tree", loaded)
+
+
+def merge(parent: Tree, child: Tree) -> Tree:
+    """Lays a child's settings over its parent's; neither is changed.
+
+    Mappings merge key by key and everything else is replaced, lists as a whole. A mapping whose `kind` changes
+    replaces the parent's as a whole too, since the fields of one kind mean nothing to another.
+
+    >>> merge({"a": {"x": 1, "y": 2}, "b": [1, 2]}, {"a": {"x": 3}, "b": [4]})
+    {'a': {'x': 3, 'y': 2}, 'b': [4]}
+    """
+    merged = dict(parent)
+    for key, value in child.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            old_tree, new_tree = cast("Tree", old), cast("Tree", value)
+            changed = "kind" in new_tree and old_tree.get("kind") != new_tree["kind"]
+            merged[key] = dict(new_tree) if changed else merge(old_tree, new_tree)
+        else:
+            merged[key] = value
+    return merged
+
+
+def apply_override(tree: Tree, override: str) -> Tree:
+    """Applies one `a.b=c` to a tree and returns the new one; the value is parsed as YAML.
+
+    A number steps into a list. A mapping as the value is merged, anything else replaces.
+
+    Raises:
+        UsageError: no `=`, an empty name, an index outside its list, or a step into something that has no fields.
+
+    >>> apply_override({"teachers": [{"kind": "sam2"}]}, "teachers.0.batch=2")
+    {'teachers': [{'kind': 'sam2', 'batch': 2}]}
+    """
+    name, separator, text = override.partition("=")
+    steps = name.split(".")
+    if not separator or not all(steps):
+        raise UsageError(f"override {override!r}: expected field=value, such as training.num_steps=100")
+    try:
+        value: object = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"override {override!r}: the value isn't valid YAML: {_one_line(error)}") from error
+    return cast("Tree", _override_node(tree, steps, value, override))
+
+
+def _override_node(node: object, steps: Sequence[str], value: object, override: str) -> object:
+    if not steps:
+        return merge(cast("Tree", node), cast("Tree", value)) if _both_mappings(node, value) else value
+    step, rest = steps[0], steps[1:]
+    if isinstance(node, list):
+        items = list(cast("list[object]", node))
+        if not step.isdigit() or int(step) >= len(items):
+            known = f"0 to {len(items) - 1}" if items else "none, the list is empty"
+            raise UsageError(f"override {override!r}: {step!r} is no index of this list; known: {known}")
+        items[int(step)] = _override_node(items[int(step)], rest, value, override)
+        return items
+    if node is None:
+        node = {}
+    if not isinstance(node, dict):
+        raise UsageError(f"override {override!r}: {step!r} is looked for inside {node!r}, which has no fields")
+    mapping = cast("Tree", node)
+    return {**mapping, step: _override_node(mapping.get(step), rest, value, override)}
+
+
+def _both_mappings(first: object, second: object) -> bool:
+    return isinstance(first, dict) and isinstance(second, dict)
+
+
+def validate_recipe(model: type[ModelT], tree: Mapping[str, object], recipe: str) -> ModelT:
+    """Builds the recipe from its tree.
+
+    Args:
+        model: the class at the root of the tree.
+        tree: the merged settings.
+        recipe: what the user called the recipe; opens the error message.
+
+    Raises:
+        UsageError: one line per wrong field, with its full name, what was expected, what was found, and for an
+            unknown name the nearest known one.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        problems = [_explain(model, dict(item)) for item in error.errors()]
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise UsageError("\n  ".join([f"recipe {recipe}: {count}", *problems])) from error
+
+
+def _explain(model: type[BaseModel], item: Mapping[str, object]) -> str:
+    location = cast("tuple[str | int, ...]", item["loc"])
+    name = ".".join(str(step) for step in _without_tags(model, location)) or "(the recipe)"
+    found = re.sub(r"\s+", " ", repr(item["input"]))
+    found = found if len(found) <= 80 else found[:77] + "..."
+    message = str(item["msg"])
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        known = sorted({field for owner in _models_at(model, location[:-1]) for field in owner.model_fields})
+        return f"{name}: no such field (value {found}); known: {', '.join(known)}{_nearest(str(location[-1]), known)}"
+    if kind == "missing":
+        return f"{name}: this field is required, nothing was given"
+    if kind in {"union_tag_invalid", "union_tag_not_found"}:
+        context = cast("dict[str, object]", item.get("ctx", {}))
+        tags = re.findall(r"'([^']+)'", str(context.get("expected_tags", "")))
+        tag = str(context.get("tag", ""))
+        what = f"kind {tag!r} is unknown" if kind == "union_tag_invalid" else "`kind` is required"
+        known_tags = f"; known: {', '.join(tags)}" if tags else ""
+        return f"{name}: {what}{known_tags}{_nearest(tag, tags)}"
+    message = message[0].lower() + message[1:]
+    return f"{name}: {message.removeprefix('input should be ').removeprefix('value error, ')}, got {found}" if (
+        message.startswith("value error")
+    ) else f"{name}: expected {message.removeprefix('input should be ')}, got {found}"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=_SIMILARITY)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _without_tags(model: type[BaseModel], location: Sequence[str | int]) -> Iterator[str | int]:
+    """Drops from pydantic's location the tags of unions, which a recipe doesn't spell as a step."""
+    annotations: list[object] = [model]
+    for step in location:
+        models = [item for annotation in annotations for item in _models_in(annotation)]
+        if isinstance(step, int):
+            annotations = [item for annotation in annotations for item in _arguments(annotation)]
+            yield step
+            continue
+        fields = [owner.model_fields[step].annotation for owner in models if step in owner.model_fields]
+        tagged = [owner for owner in models if _tag(owner) == step]
+        if not fields and tagged:
+            annotations = list(tagged)
+            continue
+        annotations = list(fields) or annotations
+        yield step
+
+
+def _models_at(model: type[BaseModel], location: Sequence[str | int]) -> list[type[BaseModel]]:
+    """Models that may stand at a location of the tree."""
+    annotations: list[object] = [model]
+    for step in location:
+        models = [item for annotation in annotations for item in _models_in(annotation)]
+        if isinstance(step, int):
+            continue
+        fields = [owner.model_fields[step].annotation for owner in models if step in owner.model_fields]
+        tagged = [owner for owner in models if _tag(owner) == step]
+        annotations = list(fields) or list(tagged) or annotations
+    return [item for annotation in annotations for item in _models_in(annotation)]
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [item for argument in _arguments(annotation) for item in _models_in(argument)]
+
+
+def _arguments(annotation: object) -> tuple[object, ...]:
+    return tuple(item for item in typing.get_args(annotation) if item is not type(None) and item is not Ellipsis)
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("kind")
+    values = typing.get_args(field.annotation) if field is not None else ()
+    return str(values[0]) if values else None
+
+
+def _one_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error))
