@@ -1,0 +1,474 @@
+"""The corpus: images, samples and rejects as Parquet files under one manifest.
+
+    images/*.parquet   samples/*.parquet   rejects/*.parquet   manifest.json
+
+Rows of a file are sorted (images by `image_id`; samples by image, family and id), and the same rows
+give the same bytes. Images are read at random through a map of ids to row groups.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from storage.errors import CorruptObject, DataError, ManifestConflict, ObjectNotFound
+from storage.manifest import MANIFEST_NAME, FileEntry, Manifest, read_manifest
+from storage.objects import Objects
+from storage.schema import (
+    IMAGE_SCHEMA,
+    REJECT_SCHEMA,
+    SAMPLE_SCHEMA,
+    ImageRecord,
+    Mask,
+    PromptKind,
+    Region,
+    Reject,
+    RejectReason,
+    Sample,
+    Task,
+    Turn,
+    VisualPrompt,
+)
+
+__all__ = [
+    "Corpus",
+    "images_to_table",
+    "rejects_to_table",
+    "samples_to_table",
+    "table_file_entry",
+    "table_to_images",
+    "table_to_rejects",
+    "table_to_samples",
+    "write_images",
+    "write_rejects",
+    "write_samples",
+]
+
+_GROUP_BYTES = 2 * 2**20  # a random read of one image fetches one row group
+_MAX_GROUP_ROWS = {"images": 64, "samples": 4096, "rejects": 65536}
+_CACHED_GROUPS = 16
+_DICTIONARY = ["family", "task", "split", "media_type", "source_file", "reason"]
+
+
+def samples_to_table(samples: Iterable[Sample]) -> pa.Table:
+    """Samples as a table of `SAMPLE_SCHEMA`, in the given order; coordinates become float32."""
+    return pa.Table.from_pylist([_sample_to_row(sample) for sample in samples], schema=SAMPLE_SCHEMA)
+
+
+def table_to_samples(table: pa.Table) -> list[Sample]:
+    """The inverse of `samples_to_table`; raises DataError on another schema."""
+    return [_row_to_sample(row) for row in _rows(table, SAMPLE_SCHEMA)]
+
+
+def images_to_table(images: Iterable[ImageRecord]) -> pa.Table:
+    """Images as a table of `IMAGE_SCHEMA`, in the given order."""
+    return pa.Table.from_pylist(
+        [
+            {name: getattr(image, name) for name in IMAGE_SCHEMA.names} | {"sources": list(image.sources)}
+            for image in images
+        ],
+        schema=IMAGE_SCHEMA,
+    )
+
+
+def table_to_images(table: pa.Table) -> list[ImageRecord]:
+    """The inverse of `images_to_table`; raises DataError on another schema."""
+    return [ImageRecord(**row | {"sources": tuple(row["sources"])}) for row in _rows(table, IMAGE_SCHEMA)]
+
+
+def rejects_to_table(rejects: Iterable[Reject]) -> pa.Table:
+    """Rejects as a table of `REJECT_SCHEMA`, in the given order."""
+    return pa.Table.from_pylist(
+        [{name: getattr(reject, name) for name in REJECT_SCHEMA.names} for reject in rejects], schema=REJECT_SCHEMA
+    )
+
+
+def table_to_rejects(table: pa.Table) -> list[Reject]:
+    """The inverse of `rejects_to_table`; raises DataError on another schema."""
+    return [Reject(**row | {"reason": RejectReason(row["reason"])}) for row in _rows(table, REJECT_SCHEMA)]
+
+
+def write_samples(objects: Objects, name: str, samples: Iterable[Sample]) -> FileEntry:
+    """Writes `samples/<name>.parquet`, sorted by image, family and id; text-only samples come first.
+
+    Raises:
+        ManifestConflict: a file of other content stands there.
+    """
+    rows = sorted(samples, key=lambda sample: (sample.image_id or "", sample.family, sample.sample_id))
+    return _write(objects, "samples", name, samples_to_table(rows))
+
+
+def write_images(objects: Objects, name: str, images: Iterable[ImageRecord]) -> FileEntry:
+    """Writes `images/<name>.parquet`, sorted by id.
+
+    Raises:
+        ManifestConflict: a file of other content stands there.
+    """
+    return _write(objects, "images", name, images_to_table(sorted(images, key=lambda image: image.image_id)))
+
+
+def write_rejects(objects: Objects, name: str, rejects: Iterable[Reject]) -> FileEntry:
+    """Writes `rejects/<name>.parquet`, sorted by family, file, locator, reason and detail.
+
+    Raises:
+        ManifestConflict: a file of other content stands there.
+    """
+    rows = sorted(rejects, key=lambda row: (row.family, row.source_file, row.locator, row.reason, row.detail))
+    return _write(objects, "rejects", name, rejects_to_table(rows))
+
+
+def table_file_entry(objects: Objects, path: str) -> FileEntry:
+    """The manifest entry of a Parquet file that is already there, from its bytes.
+
+    Raises:
+        ObjectNotFound: no such file.
+        CorruptObject: it is no Parquet file.
+    """
+    data = objects.read(path)
+    try:
+        num_rows = pq.ParquetFile(pa.BufferReader(data)).metadata.num_rows
+    except pa.ArrowInvalid as error:
+        raise CorruptObject(f"{objects.url}/{path}: no Parquet file: {error}; delete it and rerun its stage") from error
+    return FileEntry.of(path, data, num_rows)
+
+
+def _write(objects: Objects, folder: str, name: str, table: pa.Table) -> FileEntry:
+    sink = io.BytesIO()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression={column: "NONE" if column == "data" else "ZSTD" for column in _leaves(table.schema)},
+        use_dictionary=[column for column in table.schema.names if column in _DICTIONARY],
+        write_statistics=[column for column in ("image_id", "sample_id") if column in table.schema.names],
+    ) as writer:
+        for start, stop in _groups(table, _MAX_GROUP_ROWS[folder]):
+            writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
+    data, path = sink.getvalue(), f"{folder}/{name}.parquet"
+    entry = FileEntry.of(path, data, table.num_rows)
+    if not objects.create(path, data) and objects.read(path) != data:
+        raise ManifestConflict(
+            f"{objects.url}/{path}: a file of other content stands there; delete the unfinished output, "
+            "or raise the VERSION of the step that writes it"
+        )
+    return entry
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Column paths as Parquet names them; compression is set per leaf."""
+    sink = io.BytesIO()
+    pq.write_table(schema.empty_table(), sink)
+    parquet = pq.ParquetFile(sink).schema
+    return [parquet.column(index).path for index in range(len(parquet.names))]
+
+
+def _groups(table: pa.Table, max_rows: int) -> Iterator[tuple[int, int]]:
+    """Row ranges of about `_GROUP_BYTES` each, at least one row."""
+    if "data" not in table.schema.names:
+        rows = max(1, min(max_rows, table.num_rows * _GROUP_BYTES // max(table.nbytes, 1)))
+        yield from ((start, min(start + rows, table.num_rows)) for start in range(0, table.num_rows, rows))
+        return
+    start, size_bytes = 0, 0
+    for row, length in enumerate(pc.fill_null(pc.binary_length(table["data"]), 0).to_pylist()):
+        if row > start and (size_bytes + length > _GROUP_BYTES or row - start == max_rows):
+            yield start, row
+            start, size_bytes = row, 0
+        size_bytes += length
+    if start < table.num_rows:
+        yield start, table.num_rows
+
+
+def _rows(table: pa.Table, schema: pa.Schema) -> list[dict[str, object]]:
+    if not table.schema.equals(schema, check_metadata=False):
+        raise DataError(f"table: expected the columns {schema.names} of this version, got {table.schema.names}")
+    return table.to_pylist()
+
+
+def _sample_to_row(sample: Sample) -> dict[str, object]:
+    return {
+        "sample_id": sample.sample_id,
+        "image_id": sample.image_id,
+        "family": sample.family,
+        "task": str(sample.task),
+        "split": sample.split,
+        "regions": [
+            {
+                "mask": {"height": region.mask.height, "width": region.mask.width, "counts": region.mask.counts},
+                "category": region.category,
+                "source_id": region.source_id,
+            }
+            for region in sample.regions
+        ],
+        "prompts": [
+            {
+                "kind": str(prompt.kind),
+                "region": prompt.region,
+                "box_xyxy_px": None if prompt.box_xyxy_px is None else list(prompt.box_xyxy_px),
+                "points_xy_px": [list(point) for point in prompt.points_xy_px],
+            }
+            for prompt in sample.prompts
+        ],
+        "turns": [
+            {
+                "text": turn.text,
+                "answer": turn.answer,
+                "targets": [list(target) for target in turn.targets],
+                "options": list(turn.options),
+            }
+            for turn in sample.turns
+        ],
+        "source_file": sample.source_file,
+        "locator": sample.locator,
+    }
+
+
+def _row_to_sample(row: dict[str, object]) -> Sample:
+    regions = cast("list[dict]", row["regions"])
+    prompts = cast("list[dict]", row["prompts"])
+    turns = cast("list[dict]", row["turns"])
+    return Sample(
+        sample_id=cast(str, row["sample_id"]),
+        image_id=cast("str | None", row["image_id"]),
+        family=cast(str, row["family"]),
+        task=Task(row["task"]),
+        split=cast(str, row["split"]),
+        regions=tuple(
+            Region(mask=Mask(**region["mask"]), category=region["category"], source_id=region["source_id"])
+            for region in regions
+        ),
+        prompts=tuple(
+            VisualPrompt(
+                kind=PromptKind(prompt["kind"]),
+                region=prompt["region"],
+                box_xyxy_px=None if prompt["box_xyxy_px"] is None else tuple(prompt["box_xyxy_px"]),
+                points_xy_px=tuple((x, y) for x, y in prompt["points_xy_px"] or ()),
+            )
+            for prompt in prompts
+        ),
+        turns=tuple(
+            Turn(
+                text=turn["text"],
+                answer=turn["answer"],
+                targets=tuple(tuple(target) for target in turn["targets"]),
+                options=tuple(turn["options"]),
+            )
+            for turn in turns
+        ),
+        source_file=cast(str, row["source_file"]),
+        locator=cast(str, row["locator"]),
+    )
+
+
+class _RangeFile(io.RawIOBase):
+    """A read-only file over ranged reads, for Parquet files that aren't local."""
+
+    def __init__(self, objects: Objects, path: str, size_bytes: int) -> None:
+        super().__init__()
+        self._objects, self._path, self._size, self._position = objects, path, size_bytes, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        rest = max(0, self._size - self._position)
+        length = rest if size is None or size < 0 else min(size, rest)
+        data = self._objects.read_range(self._path, self._position, length)
+        self._position += length
+        return data
+
+
+class _Files:
+    """The Parquet files of one folder: footers are read once, row groups on demand."""
+
+    def __init__(self, objects: Objects, entries: Sequence[FileEntry]) -> None:
+        self._objects = objects
+        self.entries = sorted(entries, key=lambda entry: entry.path)
+        self._footers: dict[str, pq.FileMetaData] = {}
+
+    def open(self, entry: FileEntry) -> pq.ParquetFile:
+        """A reader of its own, so that threads don't share a position."""
+        try:
+            file = pq.ParquetFile(self._source(entry), metadata=self._footers.get(entry.path))
+        except pa.ArrowInvalid as error:
+            raise self._corrupt(entry, error) from error
+        self._footers.setdefault(entry.path, file.metadata)
+        return file
+
+    def read_group(self, entry: FileEntry, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+        with self.open(entry) as file:
+            try:
+                return file.read_row_group(group, columns=None if columns is None else list(columns))
+            except (pa.ArrowInvalid, OSError) as error:
+                raise self._corrupt(entry, error) from error
+
+    def read(self, schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
+        """Some columns of all files."""
+
+        def read_one(entry: FileEntry) -> pa.Table:
+            with self.open(entry) as file:
+                try:
+                    return file.read(columns=list(columns))
+                except (pa.ArrowInvalid, OSError) as error:
+                    raise self._corrupt(entry, error) from error
+
+        with ThreadPoolExecutor(8) as pool:
+            tables = list(pool.map(read_one, self.entries))
+        return pa.concat_tables([pa.schema([schema.field(name) for name in columns]).empty_table(), *tables])
+
+    def groups(self) -> Iterator[tuple[FileEntry, int]]:
+        for entry in self.entries:
+            with self.open(entry) as file:
+                num_groups = file.num_row_groups
+            for group in range(num_groups):
+                yield entry, group
+
+    def group_sizes(self) -> list[tuple[FileEntry, int, int]]:
+        """(file, row group, rows) of every row group, in order."""
+        sizes: list[tuple[FileEntry, int, int]] = []
+        for entry, group in self.groups():
+            sizes.append((entry, group, self._footers[entry.path].row_group(group).num_rows))
+        return sizes
+
+    def _source(self, entry: FileEntry) -> pa.NativeFile:
+        folder = self._objects.local_path
+        if folder is None:
+            return pa.PythonFile(_RangeFile(self._objects, entry.path, entry.size_bytes), mode="r")
+        try:
+            file = pa.OSFile(str(folder / entry.path))
+        except OSError as error:
+            raise self._corrupt(entry, error) from error
+        if file.size() != entry.size_bytes:
+            raise self._corrupt(entry, ValueError(f"expected {entry.size_bytes} bytes, found {file.size()}"))
+        return file
+
+    def _corrupt(self, entry: FileEntry, error: Exception) -> CorruptObject:
+        return CorruptObject(f"{self._objects.url}/{entry.path}: {error}; delete the corpus and rerun curate")
+
+
+class Corpus:
+    """A published corpus. Picklable and safe to use from several threads.
+
+    Args:
+        objects: the corpus's prefix.
+        manifest: as published there.
+    """
+
+    def __init__(self, objects: Objects, manifest: Manifest) -> None:
+        self.objects = objects
+        self.manifest = manifest
+        self._images = _Files(objects, _under(manifest, "images/"))
+        self._samples = _Files(objects, _under(manifest, "samples/"))
+        self._rejects = _Files(objects, _under(manifest, "rejects/"))
+        self._lock = threading.Lock()
+        self._rows: dict[str, int] | None = None
+        self._groups: list[tuple[FileEntry, int]] = []
+        self._first_rows: list[int] = []
+        self._cache: OrderedDict[int, list[ImageRecord]] = OrderedDict()
+
+    @classmethod
+    def open(cls, url: str | Objects) -> Corpus:
+        """Opens a corpus.
+
+        Raises:
+            ObjectNotFound: there is no manifest, so there is no corpus.
+        """
+        objects = url if isinstance(url, Objects) else Objects.open(url)
+        manifest = read_manifest(objects)
+        if manifest is None:
+            raise ObjectNotFound(f"{objects.url}/{MANIFEST_NAME}: no such object; no corpus there, run curate first")
+        return cls(objects, manifest)
+
+    def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[Objects, Manifest]]:
+        return Corpus, (self.objects, self.manifest)
+
+    def samples(
+        self,
+        families: Collection[str] | None = None,
+        splits: Collection[str] | None = None,
+        tasks: Collection[Task] | None = None,
+    ) -> Iterator[Sample]:
+        """Samples of these families, splits and tasks (None: all), those of one image together."""
+        wanted = {"family": families, "split": splits, "task": None if tasks is None else [str(task) for task in tasks]}
+        for entry, group in self._samples.groups():
+            table = self._samples.read_group(entry, group)
+            for column, values in wanted.items():
+                if values is not None:
+                    table = table.filter(pc.is_in(table[column], value_set=pa.array(sorted(values), pa.string())))
+            yield from table_to_samples(table)
+
+    def sample_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Some columns (None: all) of all samples, in the order of `samples`."""
+        return self._samples.read(SAMPLE_SCHEMA, SAMPLE_SCHEMA.names if columns is None else columns)
+
+    def image(self, image_id: str) -> ImageRecord:
+        """One image by its id, with its bytes.
+
+        Raises:
+            DataError: the corpus doesn't hold it.
+        """
+        row = self._image_rows().get(image_id)
+        if row is None:
+            raise DataError(f"{self.objects.url}: image {image_id} is not in this corpus")
+        group = bisect_right(self._first_rows, row) - 1
+        return self._image_group(group)[row - self._first_rows[group]]
+
+    def images(self) -> Iterator[ImageRecord]:
+        """All images with their bytes, file by file."""
+        for entry, group in self._images.groups():
+            yield from table_to_images(self._images.read_group(entry, group))
+
+    def image_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Some columns of all images, in the order of `images`; None: every column but the bytes."""
+        names = [name for name in IMAGE_SCHEMA.names if name != "data"] if columns is None else columns
+        return self._images.read(IMAGE_SCHEMA, names)
+
+    def rejects(self) -> Iterator[Reject]:
+        """All rejects, file by file."""
+        for entry, group in self._rejects.groups():
+            yield from table_to_rejects(self._rejects.read_group(entry, group))
+
+    def _image_rows(self) -> dict[str, int]:
+        with self._lock:
+            if self._rows is None:
+                ids = cast("list[str]", self._images.read(IMAGE_SCHEMA, ["image_id"])["image_id"].to_pylist())
+                sizes = self._images.group_sizes()
+                self._groups = [(entry, group) for entry, group, _ in sizes]
+                self._first_rows = [0, *accumulate(num_rows for _, _, num_rows in sizes)][:-1]
+                self._rows = {image_id: row for row, image_id in enumerate(ids)}
+            return self._rows
+
+    def _image_group(self, group: int) -> list[ImageRecord]:
+        with self._lock:
+            if group in self._cache:
+                self._cache.move_to_end(group)
+                return self._cache[group]
+        images = table_to_images(self._images.read_group(*self._groups[group]))
+        with self._lock:
+            self._cache[group] = images
+            if len(self._cache) > _CACHED_GROUPS:
+                self._cache.popitem(last=False)
+        return images
+
+
+def _under(manifest: Manifest, folder: str) -> list[FileEntry]:
+    return [entry for entry in manifest.files if entry.path.startswith(folder)]

@@ -1,0 +1,277 @@
+"""Binary masks: bitmaps, compressed COCO RLE, polygons.
+
+Everything agrees bit for bit with pycocotools, whose polygon rasteriser and encoder are used. Its C
+code trusts what it is given, though, so counts and polygons are checked here first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco
+
+from storage.errors import DataError
+from storage.schema import Mask, RejectReason
+
+__all__ = ["MaskError", "area_px", "box_xyxy_px", "decode_mask", "encode_mask", "mask_from_coco", "union"]
+
+Bitmap: TypeAlias = npt.NDArray[np.bool_]
+_Counts: TypeAlias = npt.NDArray[np.int64]
+_Points: TypeAlias = list[tuple[float, float]]
+
+_MAX_PIXELS = 2**31 - 1  # pycocotools counts pixels in 32 bits
+_FAR_PX = 10_000.0  # polygons that reach further out of the image are cut off there
+_MAX_DIGITS = 7  # base-32 digits of one count: 35 bits hold any difference of two 32-bit counts
+
+
+class MaskError(DataError):
+    """A segmentation that gives no mask; `reason` says which way."""
+
+    reason: RejectReason
+
+    def __init__(self, reason: RejectReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self._detail = detail
+
+    def __reduce__(self) -> tuple[type[MaskError], tuple[RejectReason, str]]:
+        return MaskError, (self.reason, self._detail)
+
+
+def encode_mask(bitmap: Bitmap) -> Mask:
+    """Compressed COCO RLE of a bitmap.
+
+    Args:
+        bitmap: bool (height, width).
+
+    Raises:
+        ValueError: not a bool array with two axes, or without pixels.
+    """
+    if bitmap.dtype != np.bool_ or bitmap.ndim != 2 or bitmap.size == 0:
+        raise ValueError(f"mask: expected bool (height, width), got {bitmap.dtype} {bitmap.shape}")
+    encoded = cast("dict[str, bytes]", coco.encode(np.asfortranarray(bitmap).view(np.uint8)))
+    return Mask(bitmap.shape[0], bitmap.shape[1], encoded["counts"])
+
+
+def decode_mask(mask: Mask) -> Bitmap:
+    """Bitmap, bool (height, width), of a mask.
+
+    Raises:
+        MaskError: the counts are malformed.
+    """
+    counts = _counts_of(mask)
+    columns = np.repeat(np.arange(counts.size) % 2 == 1, counts)
+    return np.ascontiguousarray(columns.reshape(mask.width, mask.height).T)
+
+
+def union(masks: Iterable[Mask]) -> Mask:
+    """Mask of the pixels that any of the masks holds.
+
+    Raises:
+        ValueError: no masks, or masks of different sizes.
+    """
+    masks = list(masks)
+    if not masks:
+        raise ValueError("union of no masks: the size is unknown; encode an empty bitmap instead")
+    height, width = masks[0].height, masks[0].width
+    for mask in masks:
+        if (mask.height, mask.width) != (height, width):
+            raise ValueError(f"union: expected {height}x{width} px, got {mask.height}x{mask.width} px")
+        _counts_of(mask)
+    merged = cast("dict[str, bytes]", coco.merge([_to_coco(mask) for mask in masks]))
+    return _from_runs(_counts_of(Mask(height, width, merged["counts"])), height, width)
+
+
+def area_px(mask: Mask) -> int:
+    """Number of pixels in the mask."""
+    return int(_counts_of(mask)[1::2].sum())
+
+
+def box_xyxy_px(mask: Mask) -> tuple[int, int, int, int] | None:
+    """Tightest box (x0, y0, x1, y1) with exclusive ends, in px; None for an empty mask."""
+    counts = _counts_of(mask)
+    ends = np.cumsum(counts)[1::2]
+    starts = ends - counts[1::2]
+    starts, ends = starts[ends > starts], ends[ends > starts]
+    if not starts.size:
+        return None
+    first, last = starts // mask.height, (ends - 1) // mask.height
+    # A run that goes on into the next column touches both the lowest and the highest row.
+    one_column = first == last
+    top = np.where(one_column, starts % mask.height, 0).min()
+    bottom = np.where(one_column, (ends - 1) % mask.height, mask.height - 1).max()
+    return int(first.min()), int(top), int(last.max()) + 1, int(bottom) + 1
+
+
+def mask_from_coco(segmentation: object, height: int, width: int) -> Mask:
+    """Mask of a COCO `segmentation` field in any of its forms.
+
+    A list is polygons (`[[x0, y0, x1, y1, ...], ...]`, px), whose union counts, clipped to the
+    image. A mapping is RLE, `{"size": [height, width], "counts": ...}`, with counts as a list of
+    integers (uncompressed) or as str or bytes (compressed). The result is in canonical form,
+    without runs of length zero.
+
+    Args:
+        segmentation: the field as read from JSON.
+        height: of the image, px.
+        width: of the image, px.
+
+    Raises:
+        MaskError: `MASK_INVALID` for anything malformed, `MASK_OUTSIDE_IMAGE` for polygons that
+            don't touch the image, `MASK_EMPTY` for what holds no pixel.
+    """
+    if min(height, width) < 1 or height * width > _MAX_PIXELS:
+        raise MaskError(RejectReason.MASK_INVALID, f"image size {height}x{width} px")
+    if isinstance(segmentation, Mapping):
+        mask = _from_rle(cast("Mapping[object, object]", segmentation), height, width)
+    elif isinstance(segmentation, list | tuple):
+        mask = _from_polygons(cast("Sequence[object]", segmentation), height, width)
+    else:
+        raise _invalid(f"expected polygons or RLE, got {type(segmentation).__name__}")
+    if area_px(mask) == 0:
+        raise MaskError(RejectReason.MASK_EMPTY, "the segmentation holds no pixel")
+    return mask
+
+
+def _invalid(detail: str) -> MaskError:
+    return MaskError(RejectReason.MASK_INVALID, detail)
+
+
+def _to_coco(mask: Mask) -> dict[str, object]:
+    return {"size": [mask.height, mask.width], "counts": mask.counts}
+
+
+def _counts_of(mask: Mask) -> _Counts:
+    """Run lengths of a compressed mask, checked: digits, signs and the sum."""
+    digits = np.frombuffer(mask.counts, np.uint8).astype(np.int64) - 48
+    if not digits.size or digits.min() < 0 or digits.max() > 63 or digits[-1] & 0x20:
+        raise _invalid(f"compressed counts of {len(mask.counts)} bytes are no COCO RLE")
+    last = np.flatnonzero((digits & 0x20) == 0)
+    first = np.concatenate(([0], last[:-1] + 1))
+    length = last - first + 1
+    if length.max() > _MAX_DIGITS:
+        raise _invalid(f"a compressed count of {int(length.max())} digits")
+    shifts = 5 * (np.arange(digits.size) - np.repeat(first, length))
+    values = np.add.reduceat((digits & 0x1F) << shifts, first)
+    values -= np.where(digits[last] & 0x10, np.int64(1) << (5 * length), 0)
+    # From the fourth on, a count is stored as its difference from the one before the last.
+    counts = values.copy()
+    counts[1::2] = np.cumsum(values[1::2])
+    counts[2::2] = np.cumsum(values[2::2])
+    _check_runs(counts, mask.height, mask.width)
+    return counts
+
+
+def _check_runs(counts: _Counts, height: int, width: int) -> None:
+    if counts.size == 0 or counts.min() < 0 or counts.max() > _MAX_PIXELS or int(counts.sum()) != height * width:
+        raise _invalid(f"RLE counts: expected none negative and a sum of {height}x{width}, got {int(counts.sum())}")
+
+
+def _from_runs(counts: _Counts, height: int, width: int) -> Mask:
+    """Mask of checked run lengths, in canonical form: adjacent runs of one value become one."""
+    value = np.arange(counts.size) % 2
+    value, counts = value[counts > 0], counts[counts > 0]
+    starts = np.flatnonzero(np.diff(value, prepend=-1))
+    runs = [int(run) for run in np.add.reduceat(counts, starts)]
+    if value[0] == 1:
+        runs.insert(0, 0)
+    encoded = cast("dict[str, bytes]", coco.frPyObjects({"size": [height, width], "counts": runs}, height, width))
+    return Mask(height, width, encoded["counts"])
+
+
+def _from_rle(segmentation: Mapping[object, object], height: int, width: int) -> Mask:
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if not isinstance(size, list | tuple) or list(cast("Sequence[object]", size)) != [height, width]:
+        raise _invalid(f"RLE size: expected [{height}, {width}], got {size!r}"[:200])
+    if isinstance(counts, str):
+        if not counts.isascii():
+            raise _invalid("compressed counts hold other than ASCII characters")
+        counts = counts.encode("ascii")
+    if isinstance(counts, bytes):
+        return _from_runs(_counts_of(Mask(height, width, counts)), height, width)
+    if not isinstance(counts, list | tuple):
+        raise _invalid(f"RLE counts: expected a list, str or bytes, got {type(counts).__name__}")
+    values = cast("Sequence[object]", counts)
+    if not all(
+        isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_PIXELS for value in values
+    ):
+        raise _invalid("RLE counts: expected integers that aren't negative")
+    runs = np.array(values, dtype=np.int64)
+    _check_runs(runs, height, width)
+    return _from_runs(runs, height, width)
+
+
+def _from_polygons(segmentation: Sequence[object], height: int, width: int) -> Mask:
+    if not segmentation:
+        raise MaskError(RejectReason.MASK_EMPTY, "no polygons")
+    polygons = [_polygon(value, index) for index, value in enumerate(segmentation)]
+    inside = [polygon for polygon in polygons if _touches(polygon, height, width)]
+    if not inside:
+        raise MaskError(RejectReason.MASK_OUTSIDE_IMAGE, f"no polygon touches the image of {height}x{width} px")
+    flat = [[axis for point in _tame(polygon, height, width) for axis in point] for polygon in inside]
+    parts = cast("list[dict[str, bytes]]", coco.frPyObjects(flat, height, width))
+    return union([_part(part["counts"], height, width) for part in parts])
+
+
+def _part(counts: bytes, height: int, width: int) -> Mask:
+    return _from_runs(_counts_of(Mask(height, width, counts)), height, width)
+
+
+def _polygon(value: object, index: int) -> _Points:
+    if not isinstance(value, list | tuple):
+        raise _invalid(f"polygon {index}: expected a list of numbers, got {type(value).__name__}")
+    numbers = cast("Sequence[object]", value)
+    if len(numbers) < 6 or len(numbers) % 2:
+        raise _invalid(f"polygon {index}: expected an even count of at least 6 numbers, got {len(numbers)}")
+    floats: list[float] = []
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise _invalid(f"polygon {index}: expected numbers, got {type(number).__name__}")
+        # Beyond float64 an integer overflows; nothing that large is a coordinate.
+        if not -1e15 < number < 1e15 or not math.isfinite(number):
+            raise _invalid(f"polygon {index}: {number!r} is no coordinate"[:200])
+        floats.append(float(number))
+    return list(zip(floats[::2], floats[1::2], strict=True))
+
+
+def _touches(points: _Points, height: int, width: int) -> bool:
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    if max(xs) <= 0 or min(xs) >= width or max(ys) <= 0 or min(ys) >= height:
+        return False
+    return bool(_clip(points, 0.0, 0.0, float(width), float(height)))
+
+
+def _tame(points: _Points, height: int, width: int) -> _Points:
+    """The polygon as it is, or, if it reaches far out, cut off well outside the image.
+
+    pycocotools walks along every edge pixel by pixel, so that a coordinate of 1e9 would exhaust
+    memory; what lies outside the image doesn't change the result but for the rounding of edges that
+    are cut.
+    """
+    margin = _FAR_PX + max(height, width)
+    if all(-margin <= x <= margin and -margin <= y <= margin for x, y in points):
+        return points
+    return _clip(points, -margin, -margin, margin, margin)
+
+
+def _clip(points: _Points, x0: float, y0: float, x1: float, y1: float) -> _Points:
+    """Sutherland-Hodgman: the polygon cut to a box, one side after the other."""
+    for axis, limit, sign in ((0, x0, 1.0), (0, x1, -1.0), (1, y0, 1.0), (1, y1, -1.0)):
+        kept: _Points = []
+        for before, here in zip(points[-1:] + points[:-1], points, strict=True):
+            was_in, is_in = sign * (before[axis] - limit) >= 0, sign * (here[axis] - limit) >= 0
+            if was_in != is_in:
+                share = (limit - before[axis]) / (here[axis] - before[axis])
+                cut = [before[0] + share * (here[0] - before[0]), before[1] + share * (here[1] - before[1])]
+                cut[axis] = limit
+                kept.append((cut[0], cut[1]))
+            if is_in:
+                kept.append(here)
+        points = kept
+        if not points:
+            break
+    return points
