@@ -1,0 +1,108 @@
+"""What a set of synthetic scenes is made of."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from storage.recipe import RecipeModel
+
+__all__ = ["KindWeights", "ScenesConfig", "SplitName", "SplitSizes"]
+
+SplitName = Literal["train", "val", "testA", "testB"]
+"""The splits of a RefCOCO folder; the image ids of different splits never meet."""
+
+
+class SplitSizes(RecipeModel):
+    """How many pictures each split has."""
+
+    train: int = Field(3000, ge=0, le=900_000)
+    """Number of pictures of the training split."""
+    val: int = Field(300, ge=0, le=900_000)
+    """Number of pictures of the validation split."""
+    testA: int = Field(0, ge=0, le=900_000)
+    """Number of pictures of the first test split."""
+    testB: int = Field(0, ge=0, le=900_000)
+    """Number of pictures of the second test split."""
+
+    def counts(self) -> tuple[tuple[SplitName, int], ...]:
+        """Split names with their number of pictures, empty splits included, in a fixed order."""
+        return (("train", self.train), ("val", self.val), ("testA", self.testA), ("testB", self.testB))
+
+
+class KindWeights(RecipeModel):
+    """How often each kind of single-target expression is tried, relative to the others.
+
+    A kind that a scene doesn't offer (no two objects that differ in size alone, say) gives its
+    turn to the next one, so shares of the output only come near these weights.
+    """
+
+    attribute: float = Field(0.45, ge=0)
+    """Colour and shape: "the red circle"."""
+    size: float = Field(0.15, ge=0)
+    """Size against an object alike but for its size: "the small red circle"."""
+    position: float = Field(0.15, ge=0)
+    """Place in the picture: "the leftmost circle", "the green square on the right"."""
+    relation: float = Field(0.15, ge=0)
+    """Place beside another object: "the star above the red circle"."""
+    texture: float = Field(0.10, ge=0)
+    """Texture against an object alike but for its texture: "the striped ring"."""
+
+    @model_validator(mode="after")
+    def _some_kind(self) -> Self:
+        if not any(self.as_dict().values()):
+            raise ValueError("all weights of expression kinds are 0; give at least one a positive weight")
+        return self
+
+    def as_dict(self) -> dict[str, float]:
+        """Weights by kind, in a fixed order."""
+        return {
+            "attribute": self.attribute,
+            "size": self.size,
+            "position": self.position,
+            "relation": self.relation,
+            "texture": self.texture,
+        }
+
+
+class ScenesConfig(RecipeModel):
+    """Pictures of coloured shapes with exact masks, and expressions that need more than one word.
+
+    Lengths inside a scene are fractions of the picture's side; only drawing turns them into pixels.
+    """
+
+    seed: int = 0
+    """Everything follows from it together with the split and the index of a picture."""
+    size_px: int = Field(96, ge=64, le=512)
+    """Side of the square pictures, in pixels."""
+    splits: SplitSizes = SplitSizes()
+    """Number of pictures of each split."""
+    min_objects: int = Field(3, ge=3, le=9)
+    """Least number of objects in a picture."""
+    max_objects: int = Field(6, ge=3, le=9)
+    """Largest number of objects in a picture."""
+    expressions_per_image: int = Field(8, ge=1, le=24)
+    """Number of different expressions with exactly one target; a poor scene may offer fewer."""
+    no_target_per_image: int = Field(1, ge=0, le=8)
+    """Number of expressions of a picture that fit none of its objects, though each word fits some."""
+    several_targets_per_image: int = Field(1, ge=0, le=8)
+    """Number of expressions of a picture that name two or more objects."""
+    weights: KindWeights = KindWeights()
+    """How often each kind of single-target expression is tried."""
+    textures: tuple[Literal["plain", "striped", "dotted"], ...] = ("plain", "striped", "dotted")
+    """Textures of objects; `plain` is drawn twice as often as any other. One texture: no word for it."""
+    background: Literal["plain", "textured"] = "textured"
+    """One colour, or gradients, smooth noise and faint stripes; never of an object's colour."""
+    occlusion_share: float = Field(0.35, ge=0, le=1)
+    """Share of the objects that may touch and cover others."""
+    max_hidden_fraction: float = Field(0.35, ge=0, le=0.6)
+    """Largest share of an object's area that other objects may cover."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_objects > self.max_objects:
+            raise ValueError(f"min_objects {self.min_objects} is more than max_objects {self.max_objects}")
+        if not self.textures or len(set(self.textures)) != len(self.textures):
+            raise ValueError(f"textures must name one or more, each once; got {list(self.textures)}")
+        return self
