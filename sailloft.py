@@ -22,8 +22,10 @@ _EXPORTS = {
     "FeatureStore": "storage.features",
     "Objects": "storage.objects",
     "PixelSail": "model.student",
-    "PixelSailConfig": "model.config",
+    "Predictor": "model.predictor",
+    "Request": "model.predictor",
     "Sample": "storage.schema",
+    "StudentConfig": "model.config",
     "open_features": "storage.features",
 }
 

@@ -1,0 +1,74 @@
+"""Runs the code blocks of README.md, as a reader would: `python -m tests.readme_blocks`.
+
+A block is run after the line `<!-- run -->`, and left alone after `<!-- not run: reason -->`; one
+without either is an error, so that none goes stale unseen. It is a program and no test: blocks may
+call `make`, which calls the tests.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(
+    r"^(?:<!-- (?P<mark>run|not run: [^\n]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+logger = logging.getLogger("readme")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its line in the document, its language, its text and what its mark says."""
+
+    line: int
+    language: str
+    code: str
+    mark: str | None
+
+    def command(self) -> list[str]:
+        """The program that runs it."""
+        if self.language == "python":
+            return [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", self.code]
+        return ["bash", "-euo", "pipefail", "-c", self.code]
+
+
+def read_blocks(text: str) -> list[Block]:
+    """All bash and python blocks of a Markdown text, in order."""
+    return [
+        Block(text.count("\n", 0, match.start("code")) + 1, match["language"], match["code"], match["mark"])
+        for match in BLOCK.finditer(text)
+    ]
+
+
+def main() -> int:
+    """Runs what is marked to be run; 1 if a block fails or lacks a mark."""
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+    environment = {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    failed = 0
+    for block in read_blocks((ROOT / "README.md").read_text()):
+        where = f"README.md:{block.line}"
+        if block.mark != "run":
+            logger.info(
+                "%s: %s", where, block.mark or "no mark: put `<!-- run -->` or `<!-- not run: reason -->` above"
+            )
+            failed += block.mark is None
+            continue
+        logger.info("%s: running\n%s", where, block.code.rstrip())
+        start_s = time.monotonic()
+        result = subprocess.run(block.command(), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False)
+        logger.info("%s: exit %d after %.0f s", where, result.returncode, time.monotonic() - start_s)
+        failed += result.returncode != 0
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
