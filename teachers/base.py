@@ -1,0 +1,179 @@
+"""What a teacher is, and what all teachers share: identity, random weights, dtype and device.
+
+A teacher turns an image into a dense feature map. Its `fingerprint` says everything that decides
+the numbers (kind, weights, preprocessing, layer, dtype) and nothing else, so features computed
+elsewhere, from a checkpoint under another path or on another device, are found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from storage.errors import DataError
+from storage.keys import Json, content_key
+
+__all__ = [
+    "DType",
+    "ModuleTeacher",
+    "Teacher",
+    "build_seeded",
+    "require_loaded",
+    "teacher_fingerprint",
+    "weights_key",
+]
+
+VERSION = 1
+"""Raised when shared teacher code changes the features; part of every fingerprint."""
+
+DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
+"""Arithmetic of the forward pass; features come out as float32 whatever it is."""
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A frozen network whose dense features the student imitates."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides the features; not over device, paths or batch size."""
+        ...
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the feature map."""
+        ...
+
+    def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """(height, width) in pixels that `preprocess` gives an image of that size."""
+        ...
+
+    def output_grid(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """(rows, columns) of the feature map, from the size of the image alone."""
+        ...
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """An RGB image as the float32 tensor [3, height, width] that the network wants."""
+        ...
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Features [batch, channels, rows, columns] of inputs [batch, 3, height, width] of one shape."""
+        ...
+
+
+class ModuleTeacher(ABC):
+    """A teacher around one torch module; a subclass says how images go in and which layer comes out.
+
+    Args:
+        module: network with its weights in float32; only the part that computes the features.
+        num_channels: channels of the feature map.
+        identity: kind, preprocessing and layer: what decides the features besides weights and dtype.
+        dtype: arithmetic of the forward pass.
+        device: torch device, such as `cpu` or `cuda:0`.
+    """
+
+    def __init__(
+        self, module: nn.Module, *, num_channels: int, identity: Mapping[str, Json], dtype: DType, device: str
+    ) -> None:
+        self._fingerprint = teacher_fingerprint(identity, weights_key(module), dtype)
+        self._num_channels = num_channels
+        self._device = torch.device(device)
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._module = module.eval().requires_grad_(False).to(device=self._device, dtype=self._dtype)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over kind, weights, preprocessing, layer and dtype."""
+        return self._fingerprint
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the feature map."""
+        return self._num_channels
+
+    @abstractmethod
+    def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """(height, width) in pixels that `preprocess` gives an image of that size."""
+
+    @abstractmethod
+    def output_grid(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """(rows, columns) of the feature map, from the size of the image alone."""
+
+    @abstractmethod
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        """An RGB image as the network wants it."""
+
+    @abstractmethod
+    def _features(
+        self, batch: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch channels rows columns"]: ...
+
+    def forward(self, batch: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels rows columns"]:
+        """Features in float32, on the teacher's device; no gradient is kept."""
+        with torch.inference_mode():
+            return self._features(batch.to(device=self._device, dtype=self._dtype)).to(torch.float32)
+
+
+def weights_key(module: nn.Module) -> str:
+    """SHA-256 over the module's state: names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def teacher_fingerprint(identity: Mapping[str, Json], weights: str, dtype: DType) -> str:
+    """Content key of a teacher: `identity` (kind, preprocessing, layer), hash of the weights, dtype."""
+    return content_key({"teacher": dict(identity), "version": VERSION, "weights": weights, "dtype": dtype})
+
+
+def build_seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Builds a network with random weights that depend on the seed alone.
+
+    Torch's global generator is neither read nor moved. Matrices and kernels are drawn with a
+    standard deviation of 1/sqrt(fan-in), which keeps features at a scale near 1 and dependent on
+    the image; with the small deviations meant for training, biases and norms would dominate.
+
+    Args:
+        build: makes the network; everything it draws comes from the seed too.
+        seed: any integer from 0 to 2^63 - 1.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        # Not torch.manual_seed, which also moves the generators of accelerators.
+        torch.default_generator.manual_seed(seed)
+        network = build()
+        for name, layer in sorted(network.named_modules(), key=lambda item: item[0]):
+            # The sampling grid of deformable attention is a fixed pattern, not a random matrix.
+            if isinstance(layer, nn.Linear | nn.Conv2d) and not name.endswith(
+                ("sampling_offsets", "attention_weights")
+            ):
+                layer.weight.normal_(std=1 / math.sqrt(layer.weight[0].numel()))
+    return network
+
+
+def require_loaded(checkpoint: str, missing: set[str], prefixes: tuple[str, ...]) -> None:
+    """Refuses a checkpoint that left a needed weight at random.
+
+    Args:
+        checkpoint: path or name, for the message.
+        missing: names of weights that the checkpoint didn't have.
+        prefixes: names that start so are needed.
+
+    Raises:
+        DataError: a needed weight is missing.
+    """
+    needed = sorted(name for name in missing if name.startswith(prefixes))
+    if needed:
+        raise DataError(
+            f"checkpoint {checkpoint}: {len(needed)} weights of the feature network are missing, first {needed[0]}; "
+            f"give a checkpoint of the same architecture in transformers' format"
+        )
