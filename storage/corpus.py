@@ -6,6 +6,9 @@ Rows of a file are sorted (images by `image_id`; samples by image, family and id
 give the same bytes. Images are read at random through a map of ids to row groups.
 """
 
+# pyright: reportUnknownParameterType=false
+# (pyarrow has no types: every `pa.Table` in a signature is unknown to the checker)
+
 from __future__ import annotations
 
 import io
@@ -15,10 +18,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
-from typing import cast
+from typing import Any, TypeAlias, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from storage.errors import CorruptObject, DataError, ManifestConflict, ObjectNotFound
@@ -54,6 +57,9 @@ __all__ = [
     "write_samples",
 ]
 
+pc: Any = pyarrow.compute
+_Row: TypeAlias = dict[str, Any]
+
 _GROUP_BYTES = 2 * 2**20  # a random read of one image fetches one row group
 _MAX_GROUP_ROWS = {"images": 64, "samples": 4096, "rejects": 65536}
 _CACHED_GROUPS = 16
@@ -83,7 +89,7 @@ def images_to_table(images: Iterable[ImageRecord]) -> pa.Table:
 
 def table_to_images(table: pa.Table) -> list[ImageRecord]:
     """The inverse of `images_to_table`; raises DataError on another schema."""
-    return [ImageRecord(**row | {"sources": tuple(row["sources"])}) for row in _rows(table, IMAGE_SCHEMA)]
+    return [ImageRecord(**dict(row, sources=tuple(row["sources"]))) for row in _rows(table, IMAGE_SCHEMA)]
 
 
 def rejects_to_table(rejects: Iterable[Reject]) -> pa.Table:
@@ -95,7 +101,7 @@ def rejects_to_table(rejects: Iterable[Reject]) -> pa.Table:
 
 def table_to_rejects(table: pa.Table) -> list[Reject]:
     """The inverse of `rejects_to_table`; raises DataError on another schema."""
-    return [Reject(**row | {"reason": RejectReason(row["reason"])}) for row in _rows(table, REJECT_SCHEMA)]
+    return [Reject(**dict(row, reason=RejectReason(row["reason"]))) for row in _rows(table, REJECT_SCHEMA)]
 
 
 def write_samples(objects: Objects, name: str, samples: Iterable[Sample]) -> FileEntry:
@@ -144,13 +150,13 @@ def table_file_entry(objects: Objects, path: str) -> FileEntry:
 
 def _write(objects: Objects, folder: str, name: str, table: pa.Table) -> FileEntry:
     sink = io.BytesIO()
-    with pq.ParquetWriter(
-        sink,
-        table.schema,
-        compression={column: "NONE" if column == "data" else "ZSTD" for column in _leaves(table.schema)},
-        use_dictionary=[column for column in table.schema.names if column in _DICTIONARY],
-        write_statistics=[column for column in ("image_id", "sample_id") if column in table.schema.names],
-    ) as writer:
+    # Encoded pictures don't shrink any further.
+    options: dict[str, Any] = {
+        "compression": {column: "NONE" if column == "data" else "ZSTD" for column in _leaves(table.schema)},
+        "use_dictionary": [column for column in table.schema.names if column in _DICTIONARY],
+        "write_statistics": [column for column in ("image_id", "sample_id") if column in table.schema.names],
+    }
+    with pq.ParquetWriter(sink, table.schema, **options) as writer:
         for start, stop in _groups(table, _MAX_GROUP_ROWS[folder]):
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
     data, path = sink.getvalue(), f"{folder}/{name}.parquet"
@@ -187,13 +193,13 @@ def _groups(table: pa.Table, max_rows: int) -> Iterator[tuple[int, int]]:
         yield start, table.num_rows
 
 
-def _rows(table: pa.Table, schema: pa.Schema) -> list[dict[str, object]]:
+def _rows(table: pa.Table, schema: pa.Schema) -> list[_Row]:
     if not table.schema.equals(schema, check_metadata=False):
         raise DataError(f"table: expected the columns {schema.names} of this version, got {table.schema.names}")
     return table.to_pylist()
 
 
-def _sample_to_row(sample: Sample) -> dict[str, object]:
+def _sample_to_row(sample: Sample) -> _Row:
     return {
         "sample_id": sample.sample_id,
         "image_id": sample.image_id,
@@ -231,19 +237,16 @@ def _sample_to_row(sample: Sample) -> dict[str, object]:
     }
 
 
-def _row_to_sample(row: dict[str, object]) -> Sample:
-    regions = cast("list[dict]", row["regions"])
-    prompts = cast("list[dict]", row["prompts"])
-    turns = cast("list[dict]", row["turns"])
+def _row_to_sample(row: _Row) -> Sample:
     return Sample(
-        sample_id=cast(str, row["sample_id"]),
-        image_id=cast("str | None", row["image_id"]),
-        family=cast(str, row["family"]),
+        sample_id=row["sample_id"],
+        image_id=row["image_id"],
+        family=row["family"],
         task=Task(row["task"]),
-        split=cast(str, row["split"]),
+        split=row["split"],
         regions=tuple(
             Region(mask=Mask(**region["mask"]), category=region["category"], source_id=region["source_id"])
-            for region in regions
+            for region in row["regions"]
         ),
         prompts=tuple(
             VisualPrompt(
@@ -252,7 +255,7 @@ def _row_to_sample(row: dict[str, object]) -> Sample:
                 box_xyxy_px=None if prompt["box_xyxy_px"] is None else tuple(prompt["box_xyxy_px"]),
                 points_xy_px=tuple((x, y) for x, y in prompt["points_xy_px"] or ()),
             )
-            for prompt in prompts
+            for prompt in row["prompts"]
         ),
         turns=tuple(
             Turn(
@@ -261,10 +264,10 @@ def _row_to_sample(row: dict[str, object]) -> Sample:
                 targets=tuple(tuple(target) for target in turn["targets"]),
                 options=tuple(turn["options"]),
             )
-            for turn in turns
+            for turn in row["turns"]
         ),
-        source_file=cast(str, row["source_file"]),
-        locator=cast(str, row["locator"]),
+        source_file=row["source_file"],
+        locator=row["locator"],
     )
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as coco
+import pycocotools.mask
 
 from storage.errors import DataError
 from storage.schema import Mask, RejectReason
 
 __all__ = ["MaskError", "area_px", "box_xyxy_px", "decode_mask", "encode_mask", "mask_from_coco", "union"]
 
+coco: Any = pycocotools.mask  # its types don't admit lists
 Bitmap: TypeAlias = npt.NDArray[np.bool_]
 _Counts: TypeAlias = npt.NDArray[np.int64]
 _Points: TypeAlias = list[tuple[float, float]]
