@@ -23,6 +23,7 @@ from storage.keys import Json, content_key
 
 __all__ = [
     "DType",
+    "Geometry",
     "ModuleTeacher",
     "Teacher",
     "build_seeded",
@@ -39,18 +40,11 @@ DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 
 @runtime_checkable
-class Teacher(Protocol):
-    """A frozen network whose dense features the student imitates."""
+class Geometry(Protocol):
+    """How a teacher takes an image: known from its configuration, without its weights.
 
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over all that decides the features; not over device, paths or batch size."""
-        ...
-
-    @property
-    def num_channels(self) -> int:
-        """Channels of the feature map."""
-        ...
+    Every teacher and every teacher's configuration is one; plans and decoding tasks need no more.
+    """
 
     def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
         """(height, width) in pixels that `preprocess` gives an image of that size."""
@@ -64,27 +58,51 @@ class Teacher(Protocol):
         """An RGB image as the float32 tensor [3, height, width] that the network wants."""
         ...
 
+
+@runtime_checkable
+class Teacher(Geometry, Protocol):
+    """A frozen network whose dense features the student imitates."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides the features; not over device, paths or batch size."""
+        ...
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the feature map."""
+        ...
+
     def forward(self, batch: Tensor) -> Tensor:
         """Features [batch, channels, rows, columns] of inputs [batch, 3, height, width] of one shape."""
         ...
 
 
 class ModuleTeacher(ABC):
-    """A teacher around one torch module; a subclass says how images go in and which layer comes out.
+    """A teacher around one torch module; a subclass says which of the module's outputs is the feature.
 
     Args:
         module: network with its weights in float32; only the part that computes the features.
         num_channels: channels of the feature map.
+        geometry: how images go in.
         identity: kind, preprocessing and layer: what decides the features besides weights and dtype.
         dtype: arithmetic of the forward pass.
         device: torch device, such as `cpu` or `cuda:0`.
     """
 
     def __init__(
-        self, module: nn.Module, *, num_channels: int, identity: Mapping[str, Json], dtype: DType, device: str
+        self,
+        module: nn.Module,
+        *,
+        num_channels: int,
+        geometry: Geometry,
+        identity: Mapping[str, Json],
+        dtype: DType,
+        device: str,
     ) -> None:
         self._fingerprint = teacher_fingerprint(identity, weights_key(module), dtype)
         self._num_channels = num_channels
+        self._geometry = geometry
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._module = module.eval().requires_grad_(False).to(device=self._device, dtype=self._dtype)
@@ -99,17 +117,17 @@ class ModuleTeacher(ABC):
         """Channels of the feature map."""
         return self._num_channels
 
-    @abstractmethod
     def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
         """(height, width) in pixels that `preprocess` gives an image of that size."""
+        return self._geometry.input_size(height_px, width_px)
 
-    @abstractmethod
     def output_grid(self, height_px: int, width_px: int) -> tuple[int, int]:
         """(rows, columns) of the feature map, from the size of the image alone."""
+        return self._geometry.output_grid(height_px, width_px)
 
-    @abstractmethod
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         """An RGB image as the network wants it."""
+        return self._geometry.preprocess(image)
 
     @abstractmethod
     def _features(

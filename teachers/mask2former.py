@@ -7,7 +7,7 @@ Segmentation" (arXiv 2112.01527), section 3.
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -45,6 +45,8 @@ class Mask2FormerSizes(RecipeModel):
 class Mask2FormerTeacherConfig(RecipeModel):
     """A Mask2Former teacher, from a checkpoint or small and random."""
 
+    student_source: ClassVar[Literal["mask_features", "patches"]] = "mask_features"
+    """Compared with the student's mask features, which are at a like stride."""
     kind: Literal["mask2former"] = "mask2former"
     """Names this teacher among the others."""
     checkpoint: str | None = None
@@ -63,6 +65,22 @@ class Mask2FormerTeacherConfig(RecipeModel):
     dtype: DType = "float32"
     """Arithmetic of the forward pass."""
 
+    def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """Aspect-preserving size, each side then rounded up to a multiple."""
+        height, width = short_side_size(height_px, width_px, self.short_side_px, self.long_side_px)
+        return round_up(height, self.multiple_px), round_up(width, self.multiple_px)
+
+    def output_grid(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """A quarter of the input size."""
+        height, width = self.input_size(height_px, width_px)
+        return height // _STRIDE, width // _STRIDE
+
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        """Stretches with PIL's bilinear filter, then normalises; equals transformers' PIL processor bit for bit."""
+        require_rgb(image)
+        height, width = self.input_size(image.height, image.width)
+        return lookup_normalised(image.resize((width, height), Image.Resampling.BILINEAR))
+
     def build(self, device: str = "cpu") -> Mask2FormerTeacher:
         """Loads or draws the weights and puts the teacher on the device.
 
@@ -78,7 +96,6 @@ class Mask2FormerTeacher(ModuleTeacher):
     """See `Mask2FormerTeacherConfig`; features lie on the stretched image at stride 4."""
 
     def __init__(self, network: nn.Module, num_channels: int, config: Mask2FormerTeacherConfig, device: str) -> None:
-        self._sides = (config.short_side_px, config.long_side_px, config.multiple_px)
         identity = {
             "kind": config.kind,
             "layer": _LAYER,
@@ -89,24 +106,14 @@ class Mask2FormerTeacher(ModuleTeacher):
                 "multiple_px": config.multiple_px,
             },
         }
-        super().__init__(network, num_channels=num_channels, identity=identity, dtype=config.dtype, device=device)
-
-    def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
-        """Aspect-preserving size, each side then rounded up to a multiple."""
-        short, long, multiple = self._sides
-        height, width = short_side_size(height_px, width_px, short, long)
-        return round_up(height, multiple), round_up(width, multiple)
-
-    def output_grid(self, height_px: int, width_px: int) -> tuple[int, int]:
-        """A quarter of the input size."""
-        height, width = self.input_size(height_px, width_px)
-        return height // _STRIDE, width // _STRIDE
-
-    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
-        """Stretches with PIL's bilinear filter, then normalises; equals transformers' PIL processor bit for bit."""
-        require_rgb(image)
-        height, width = self.input_size(image.height, image.width)
-        return lookup_normalised(image.resize((width, height), Image.Resampling.BILINEAR))
+        super().__init__(
+            network,
+            num_channels=num_channels,
+            geometry=config,
+            identity=identity,
+            dtype=config.dtype,
+            device=device,
+        )
 
     def _features(self, batch: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels rows columns"]:
         return self._module(batch).decoder_last_hidden_state

@@ -7,7 +7,7 @@ arXiv 2408.00714, section 4); prompt encoder and mask decoder are neither needed
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,8 @@ class Sam2Sizes(RecipeModel):
 class Sam2TeacherConfig(RecipeModel):
     """A SAM 2 teacher, from a checkpoint or small and random."""
 
+    student_source: ClassVar[Literal["mask_features", "patches"]] = "patches"
+    """Compared with the student's patches, which are at a like stride."""
     kind: Literal["sam2"] = "sam2"
     """Names this teacher among the others."""
     checkpoint: str | None = None
@@ -54,6 +56,19 @@ class Sam2TeacherConfig(RecipeModel):
     """Both sides of the stretched image in px."""
     dtype: DType = "float32"
     """Arithmetic of the forward pass."""
+
+    def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """The same square for every image."""
+        return self.image_size_px, self.image_size_px
+
+    def output_grid(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """A sixteenth of the input size."""
+        return self.image_size_px // _STRIDE, self.image_size_px // _STRIDE
+
+    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        """Stretches to the square with an antialiased bilinear filter on floats, then normalises."""
+        require_rgb(image)
+        return resize_antialiased(image, self.image_size_px, self.image_size_px)
 
     def build(self, device: str = "cpu") -> Sam2Teacher:
         """Loads or draws the weights and puts the teacher on the device.
@@ -70,7 +85,6 @@ class Sam2Teacher(ModuleTeacher):
     """See `Sam2TeacherConfig`; every image has the same square grid."""
 
     def __init__(self, network: _ImageEmbedding, config: Sam2TeacherConfig, device: str) -> None:
-        self._side_px = config.image_size_px
         identity = {
             "kind": config.kind,
             "layer": _LAYER,
@@ -80,20 +94,14 @@ class Sam2Teacher(ModuleTeacher):
             },
         }
         num_channels = network.no_memory_embedding.numel()
-        super().__init__(network, num_channels=num_channels, identity=identity, dtype=config.dtype, device=device)
-
-    def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
-        """The same square for every image."""
-        return self._side_px, self._side_px
-
-    def output_grid(self, height_px: int, width_px: int) -> tuple[int, int]:
-        """A sixteenth of the input size."""
-        return self._side_px // _STRIDE, self._side_px // _STRIDE
-
-    def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
-        """Stretches to the square with an antialiased bilinear filter on floats, then normalises."""
-        require_rgb(image)
-        return resize_antialiased(image, self._side_px, self._side_px)
+        super().__init__(
+            network,
+            num_channels=num_channels,
+            geometry=config,
+            identity=identity,
+            dtype=config.dtype,
+            device=device,
+        )
 
     def _features(self, batch: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels rows columns"]:
         return self._module(batch)

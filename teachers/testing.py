@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from teachers.base import Teacher
+from teachers.base import Geometry, Teacher
 from teachers.registry import TeacherConfig, parse_teacher
 
 __all__ = ["TeacherSuite", "textured_image"]
@@ -48,6 +48,7 @@ class TeacherSuite:
     def test_meets_the_protocol(self, teacher: Teacher) -> None:
         """It has every member of the protocol."""
         assert isinstance(teacher, Teacher)
+        assert isinstance(type(self).config, Geometry)
         assert teacher.num_channels > 0
         assert len(teacher.fingerprint) == 64
 
@@ -57,6 +58,8 @@ class TeacherSuite:
             inputs = teacher.preprocess(textured_image(height, width))
             assert inputs.dtype == torch.float32
             assert tuple(inputs.shape) == (3, *teacher.input_size(height, width))
+            assert type(self).config.input_size(height, width) == teacher.input_size(height, width)
+            assert type(self).config.output_grid(height, width) == teacher.output_grid(height, width)
             features = teacher.forward(inputs[None])
             assert features.dtype == torch.float32
             assert tuple(features.shape) == (1, teacher.num_channels, *teacher.output_grid(height, width))

@@ -34,7 +34,7 @@ def test_mask2former_equals_transformers_pil_processor(short_px: int, long_px: i
     original = Mask2FormerImageProcessorPil(
         size={"shortest_edge": short_px, "longest_edge": long_px}, size_divisor=multiple_px
     )
-    teacher = Mask2FormerTeacherConfig(short_side_px=short_px, long_side_px=long_px, multiple_px=multiple_px).build()
+    teacher = Mask2FormerTeacherConfig(short_side_px=short_px, long_side_px=long_px, multiple_px=multiple_px)
     for height, width in SIZES_PX:
         image = textured_image(height, width)
         try:
@@ -50,7 +50,7 @@ def test_mask2former_equals_transformers_on_photographs(shared_data: Path) -> No
     from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
     original = Mask2FormerImageProcessorPil()
-    teacher = Mask2FormerTeacherConfig().build()
+    teacher = Mask2FormerTeacherConfig()
     photographs = sorted((shared_data / "data" / "photos").glob("*.jpg"))
     assert photographs
     for path in photographs[:2]:
@@ -61,7 +61,7 @@ def test_mask2former_equals_transformers_on_photographs(shared_data: Path) -> No
 
 def test_sam2_stretches_with_an_antialiased_triangle_filter() -> None:
     """The float filter stays within PIL's rounding: both weigh with the same triangle, PIL to 8 bits per pass."""
-    teacher = Sam2TeacherConfig(image_size_px=256).build()
+    teacher = Sam2TeacherConfig(image_size_px=256)
     std = np.array([0.229, 0.224, 0.225])[:, None, None]
     mean = np.array([0.485, 0.456, 0.406])[:, None, None]
     for height, width in SIZES_PX:
@@ -72,7 +72,7 @@ def test_sam2_stretches_with_an_antialiased_triangle_filter() -> None:
 
 
 def test_sam2_keeps_pixels_of_an_image_of_its_own_size() -> None:
-    teacher = Sam2TeacherConfig(image_size_px=96).build()
+    teacher = Sam2TeacherConfig(image_size_px=96)
     image = textured_image(96, 96)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

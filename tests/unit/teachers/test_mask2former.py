@@ -83,7 +83,7 @@ def test_absent_checkpoint_raises(tmp_path: Path) -> None:
 
 
 def test_photograph_is_stretched_to_multiples_of_32() -> None:
-    teacher = Mask2FormerTeacherConfig().build()
+    teacher = Mask2FormerTeacherConfig()
     assert teacher.input_size(480, 640) == (800, 1088)
     assert teacher.input_size(640, 480) == (1088, 800)
     assert teacher.output_grid(480, 640) == (200, 272)

@@ -73,7 +73,7 @@ def test_weights_outside_the_feature_network_leave_the_fingerprint(checkpoint: P
 
 
 def test_every_image_has_the_same_grid() -> None:
-    teacher = Sam2TeacherConfig().build()
+    teacher = Sam2TeacherConfig()
     assert {teacher.output_grid(*size) for size in ((480, 640), (1, 5), (3000, 2000))} == {(64, 64)}
 
 
