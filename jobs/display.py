@@ -51,7 +51,6 @@ class Pace:
     def update(self, done: int, total: int) -> None:
         """Takes in a report."""
         if self._first_done is None:
-            # A first report after work was done counts from the start; one that finds most of it done doesn't.
             self._first_done = done
         self.done, self.total = done, total
 

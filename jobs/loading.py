@@ -212,16 +212,13 @@ def _explain(model: type[BaseModel], item: Mapping[str, object]) -> str:
     if kind == "missing":
         return f"{name}: this field is required, nothing was given"
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
-        context = cast("dict[str, object]", item.get("ctx", {}))
-        tags = re.findall(r"'([^']+)'", str(context.get("expected_tags", "")))
-        tag = str(context.get("tag", ""))
+        tags = [tag for owner in _models_at(model, location) if (tag := _tag(owner)) is not None]
+        tag = str(cast("dict[str, object]", item.get("ctx", {})).get("tag", ""))
         what = f"kind {tag!r} is unknown" if kind == "union_tag_invalid" else "`kind` is required"
-        known_tags = f"; known: {', '.join(tags)}" if tags else ""
-        return f"{name}: {what}{known_tags}{_nearest(tag, tags)}"
-    message = message[0].lower() + message[1:]
-    return f"{name}: {message.removeprefix('input should be ').removeprefix('value error, ')}, got {found}" if (
-        message.startswith("value error")
-    ) else f"{name}: expected {message.removeprefix('input should be ')}, got {found}"
+        return f"{name}: {what}; known: {', '.join(tags)}{_nearest(tag, tags)}"
+    if kind == "value_error":  # a rule of ours, which says itself what it expects
+        return f"{name}: {message.removeprefix('Value error, ')}"
+    return f"{name}: expected {message.removeprefix('Input should be ')}, got {found}"
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

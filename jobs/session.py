@@ -10,11 +10,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import cast
 
-from jobs.config import ClusterConfig
-from storage.errors import InfrastructureError
+from pydantic import Field
 
-__all__ = ["RAY_ENVIRONMENT", "interruptible", "ray_session", "set_ray_environment"]
+from storage.errors import InfrastructureError, SailloftError
+from storage.recipe import RecipeModel
+
+__all__ = ["RAY_ENVIRONMENT", "ClusterConfig", "interruptible", "plain_errors", "ray_session", "set_ray_environment"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,16 @@ RAY_ENVIRONMENT = {
 
 _MIN_LOGICAL_CPUS = 4
 """Two train workers of one CPU and a Ray Data pool starve each other on 2; CPUs are only counted, not pinned."""
+
+
+class ClusterConfig(RecipeModel):
+    """Where Ray runs; changes no output."""
+
+    address: str | None = None
+    """Address of a running cluster, such as `auto` or `ray://head:10001`; null: the one that started this
+    job, else a session of its own on this machine."""
+    num_cpus: int | None = Field(None, gt=0)
+    """Logical CPUs of a session of its own; null: those of the machine, at least 4."""
 
 
 def set_ray_environment() -> None:
@@ -55,7 +68,8 @@ def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Iterator[None]
     import ray
 
     if ray.is_initialized():
-        yield
+        with plain_errors():
+            yield
         return
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     level = logging.INFO if verbose else logging.ERROR
@@ -73,7 +87,8 @@ def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Iterator[None]
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there
         _calm_ray_data(verbose)
-        yield
+        with plain_errors():
+            yield
     finally:
         ray.shutdown()
 
@@ -94,8 +109,70 @@ def _calm_ray_data(verbose: bool) -> None:
 
 
 @contextmanager
+def plain_errors() -> Iterator[None]:
+    """Takes our own errors out of the layers that Ray wraps around them.
+
+    Raises:
+        SailloftError: the one that a task, an actor or a train worker raised.
+        InfrastructureError: Ray itself failed, a worker died for instance.
+    """
+    try:
+        yield
+    except _ray_errors() as error:
+        chain = list(_causes(error))
+        for cause in chain:
+            if isinstance(cause, SailloftError) and not isinstance(cause, _ray_errors()):
+                raise cause from error
+        for cause in chain:
+            if isinstance(cause, _ray_failures()):
+                summary = (str(cause) or type(cause).__name__).strip().partition("\n")[0]
+                raise InfrastructureError(f"Ray: {type(cause).__name__}: {summary}; run the command again") from error
+        raise
+
+
+def _ray_errors() -> tuple[type[Exception], ...]:
+    from ray.exceptions import RayError
+    from ray.train import TrainingFailedError
+
+    return RayError, TrainingFailedError
+
+
+def _ray_failures() -> tuple[type[Exception], ...]:
+    """Trouble of Ray's own, not an exception of code that it ran."""
+    from ray import exceptions
+
+    return (
+        exceptions.ActorDiedError,
+        exceptions.ActorUnavailableError,
+        exceptions.NodeDiedError,
+        exceptions.ObjectLostError,
+        exceptions.OutOfMemoryError,
+        exceptions.RaySystemError,
+        exceptions.RuntimeEnvSetupError,
+        exceptions.WorkerCrashedError,
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those inside it, from the outside in."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        current = waiting.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        workers: object = getattr(current, "worker_failures", None)
+        failures = list(cast("dict[int, object]", workers).values()) if isinstance(workers, dict) else []
+        inner = [getattr(current, "cause", None), getattr(current, "controller_failure", None), current.__cause__]
+        waiting.extend(item for item in (*failures, *inner) if isinstance(item, BaseException))
+
+
+@contextmanager
 def interruptible() -> Iterator[None]:
-    """Lets SIGTERM end the run as Ctrl-C does: Ray stops, files in flight vanish, nothing half-written shows.
+    """Ends the run in good order on Ctrl-C and SIGTERM: Ray stops, nothing half-written shows.
+
+    Both become a `SystemExit` with the shell's code (130, 143), raised where the program stands.
 
     Outside the main thread, where handlers can't be set, nothing is changed.
     """
@@ -103,13 +180,17 @@ def interruptible() -> Iterator[None]:
         yield
         return
 
+    signals = (signal.SIGINT, signal.SIGTERM)
+
     def end(number: int, frame: FrameType | None) -> None:
         del frame
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the clean-up
+        for one in signals:  # a second one must not disturb the clean-up
+            signal.signal(one, signal.SIG_IGN)
         sys.exit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, end)
+    previous = [signal.signal(one, end) for one in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for one, handler in zip(signals, previous, strict=True):
+            signal.signal(one, handler)

@@ -29,8 +29,7 @@ def local_ray() -> Iterator[None]:
     """One Ray session for all tests that ask for it (start-up costs 5 to 7 s)."""
     import ray
 
-    from jobs.config import ClusterConfig
-    from jobs.session import ray_session
+    from jobs.session import ClusterConfig, ray_session
 
     with ray_session(ClusterConfig()):
         yield

@@ -1,0 +1,206 @@
+"""The command `sailloft`. Whatever is heavy (Ray, torch, transformers) is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from storage.errors import SailloftError
+
+if TYPE_CHECKING:
+    from jobs.config import Recipe
+
+__all__ = ["app", "main"]
+
+logger = logging.getLogger(__name__)
+
+app = typer.Typer(
+    name="sailloft",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Makes Pixel-SAIL models: curates data, computes teacher features, trains a student and evaluates it.\n\n"
+    "Every output is kept under an address made of what went into it: a second run does nothing, an "
+    "interrupted one continues.",
+    epilog="Examples:  sailloft demo   |   sailloft run my.yaml training.num_steps=500 --dry-run",
+)
+features_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Looks into feature stores.")
+app.add_typer(features_app, name="features")
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Path of a YAML file, or a packaged recipe such as demo.")
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FIELD=VALUE]...",
+        help="Overrides such as training.num_steps=500; the value is YAML, a number steps into a list.",
+    ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only show the resolved recipe, the addresses, and what is missing.")
+]
+UrlArgument = Annotated[str, typer.Argument(metavar="URL", help="Address of a feature store, as --dry-run shows it.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            number = version("sailloft")
+        except PackageNotFoundError:
+            number = "(not installed; run from its sources)"
+        typer.echo(f"sailloft {number}")
+        raise typer.Exit
+
+
+@app.callback()
+def configure(
+    debug: Annotated[bool, typer.Option("--debug", help="Log everything, with tracebacks of errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show Ray's own messages.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Sets up logging for every command."""
+    del show_version
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for package in ("jobs", "model", "pipelines", "storage", "teachers"):
+        logging.getLogger(package).setLevel(level)
+
+
+@app.command(
+    epilog="Examples:  sailloft demo   |   sailloft demo --real DIR   |   sailloft demo --recipe demo-all-tasks"
+)
+def demo(
+    overrides: OverridesArgument = None,
+    real: Annotated[
+        Path | None, typer.Option("--real", metavar="DIR", help="Use photographs: a folder in RefCOCO layout.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Another recipe than demo or demo-real.")] = None,
+    workspace: Annotated[str | None, typer.Option("--workspace", metavar="URL", help="Where outputs go.")] = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Runs the whole flow on this machine and ends with a page of pictures, report.html."""
+    from jobs.demo import demo_overrides, next_steps
+
+    name = recipe or ("demo-real" if real else "demo")
+    resolved = _load(name, [*demo_overrides(real, workspace), *(overrides or [])])
+    if not _run(resolved, None, dry_run):
+        typer.echo(next_steps(name))
+
+
+@app.command(epilog="Example:  sailloft run my.yaml training.num_steps=500 workspace=s3://bucket/prefix --dry-run")
+def run(recipe: RecipeArgument, overrides: OverridesArgument = None, dry_run: DryRunOption = False) -> None:
+    """Runs every stage of a recipe whose output is missing, and writes the report."""
+    _run(_load(recipe, overrides), None, dry_run)
+
+
+def _until(command: str, summary: str) -> Callable[..., None]:
+    def until(recipe: RecipeArgument, overrides: OverridesArgument = None, dry_run: DryRunOption = False) -> None:
+        _run(_load(recipe, overrides), command, dry_run)
+
+    until.__doc__ = summary
+    return until
+
+
+for _command, _summary in (
+    ("curate", "Makes the corpus of a recipe (and its scenes, if it has any)."),
+    ("teach", "Makes the teachers' features, and what has to be there before."),
+    ("train", "Trains the student, after making what has to be there before."),
+    ("evaluate", "Scores the trained student, after making what has to be there before."),
+):
+    app.command(_command, epilog=f"Example:  sailloft {_command} my.yaml --dry-run")(_until(_command, _summary))
+
+
+@app.command(
+    epilog="Example:  sailloft submit my.yaml workspace=s3://bucket/prefix --address http://head:8265 --follow"
+)
+def submit(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    address: Annotated[
+        str, typer.Option("--address", metavar="URL", help="Job server of the cluster.")
+    ] = "http://127.0.0.1:8265",
+    follow: Annotated[bool, typer.Option("--follow", help="Wait, show the log, and exit as the job does.")] = False,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", metavar="NAME", help="Variable to pass on, by name or pattern; AWS_* by default."),
+    ] = None,
+) -> None:
+    """Hands a recipe to a cluster through the Ray Jobs API; only the recipe's text travels."""
+    from jobs.submit import PASSED_BY_DEFAULT, submit_recipe
+
+    tree = _load(recipe, overrides).model_dump(mode="json")
+    done = submit_recipe(tree, address, env or PASSED_BY_DEFAULT, follow, lambda text: typer.echo(text, nl=False))
+    if done.exit_code:
+        raise typer.Exit(done.exit_code)
+    if not follow:
+        typer.echo(f"follow it:  ray job logs --address {address} --follow {done.job_id}")
+
+
+@features_app.command("stat", epilog="Example:  sailloft features stat runs/teach/0123...")
+def features_stat(url: UrlArgument) -> None:
+    """Shows what a feature store holds."""
+    from jobs.stores import describe_features
+
+    typer.echo(describe_features(url))
+
+
+@features_app.command("verify", epilog="Example:  sailloft features verify s3://bucket/prefix/teach/0123...")
+def features_verify(url: UrlArgument) -> None:
+    """Reads every file of a feature store and compares it with the manifest."""
+    from jobs.stores import verify_features
+
+    typer.echo(verify_features(url))
+
+
+def _load(recipe: str, overrides: list[str] | None) -> Recipe:
+    from jobs.config import load_recipe
+
+    return load_recipe(recipe, overrides or [])
+
+
+def _run(recipe: Recipe, until: str | None, dry_run: bool) -> bool:
+    """Runs or, on a dry run, describes; says whether it was a dry run."""
+    from jobs.display import open_display
+    from jobs.runner import describe_plan, run_recipe
+
+    if dry_run:
+        typer.echo(describe_plan(recipe, until))
+        return True
+    with open_display() as display:
+        result = run_recipe(recipe, display, until, verbose=logger.isEnabledFor(logging.INFO))
+    typer.echo(result.summary())
+    return False
+
+
+def main() -> int:
+    """Runs the command line.
+
+    Returns:
+        The exit code: 0 done or nothing to do, 2 wrong usage or recipe, 3 bad data, 4 infrastructure,
+        130 or 143 interrupted.
+    """
+    from jobs.session import interruptible
+
+    try:
+        with interruptible():
+            app()
+    except SailloftError as error:
+        typer.echo(f"error: {error}", err=True)
+        logger.debug("the error came from here", exc_info=True)
+        return error.exit_code
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code > 128:
+            typer.echo("interrupted; what is finished stays, the same command continues", err=True)
+        return code
+    return 0

@@ -1,0 +1,66 @@
+"""The recipe: one tree that says what the whole flow does. Its leaves live beside the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from jobs.loading import read_recipe_tree, validate_recipe
+from jobs.session import ClusterConfig
+from model.config import StudentConfig
+from pipelines.curation.config import CurationConfig
+from pipelines.distillation.config import FeaturesConfig
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.scenes.config import ScenesConfig
+from pipelines.training.config import TrainingConfig
+from storage.recipe import RecipeModel
+from teachers.registry import TeacherConfig
+
+__all__ = ["Recipe", "load_recipe"]
+
+
+class Recipe(RecipeModel):
+    """What runs, from sources to report."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64, json_schema_extra={"hashed": False})
+    """Short name; part of the address of the run's record."""
+    workspace: str = Field("runs", min_length=1, json_schema_extra={"hashed": False})
+    """URL below which every output lies: a local folder, `s3://bucket/prefix`, `gs://`, `az://` or `memory://`."""
+    scenes: ScenesConfig | None = None
+    """Synthetic source files to write first; null: the sources exist."""
+    curation: CurationConfig
+    """From source files to a corpus."""
+    teachers: tuple[TeacherConfig, ...] = ()
+    """Teachers whose features are computed, each of another `kind`."""
+    features: FeaturesConfig = FeaturesConfig()
+    """How features are encoded and stored."""
+    student: StudentConfig = StudentConfig()
+    """Sizes of the student."""
+    training: TrainingConfig
+    """From corpus and features to a checkpoint."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """From a checkpoint to scores."""
+    cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra={"hashed": False})
+    """Where Ray runs."""
+
+    @model_validator(mode="after")
+    def _distinct_teachers(self) -> Self:
+        kinds = [teacher.kind for teacher in self.teachers]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"teachers: expected each kind once, got {', '.join(kinds)}")
+        return self
+
+
+def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads, merges and validates a recipe.
+
+    Args:
+        recipe: path of a YAML file, or the name of a packaged recipe.
+        overrides: items `a.b=c`, applied in order.
+
+    Raises:
+        UsageError: it can't be read, or a field is wrong; the message names each one.
+    """
+    return validate_recipe(Recipe, read_recipe_tree(recipe, overrides), recipe)

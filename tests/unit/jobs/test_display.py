@@ -1,0 +1,79 @@
+"""Progress: rates, remaining time, plain lines per interval."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from jobs.display import Pace, PlainDisplay, TerminalDisplay, format_seconds, open_display, progress_line
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_units_of_an_earlier_run_do_not_count_for_the_rate() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.update(50, 100)
+    assert pace.per_second is None
+    assert pace.remaining_s is None
+    clock.now_s += 10
+    pace.update(70, 100)
+    assert pace.per_second == 2.0
+    assert pace.remaining_s == 15.0
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (59.6, "59.6 s"), (60, "1:00 min"), (3599.6, "1:00 h")])
+def test_durations(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def test_one_line_per_interval() -> None:
+    clock, stream = Clock(), io.StringIO()
+    display = PlainDisplay(stream, interval_s=5, clock=clock)
+    progress = display.stage("teach sam2")
+    for done in range(1, 13):
+        clock.now_s += 1
+        progress.update(done, 20, unit="images", loss=0.123456)
+    display.note("teach sam2", "done in 12.0 s")
+    assert stream.getvalue().splitlines() == [
+        "teach sam2          begins",
+        "teach sam2          5/20 images  0.8/s  18.8 s to go  loss=0.1235",
+        "teach sam2          10/20 images  0.9/s  11.1 s to go  loss=0.1235",
+        "teach sam2          done in 12.0 s",
+    ]
+
+
+def test_a_line_without_a_total() -> None:
+    pace = Pace(Clock())
+    pace.update(3, 0)
+    assert progress_line("curate", pace, {"rejects": 2}) == f"{'curate':<18}  3  rejects=2"
+
+
+def test_no_terminal_means_plain_lines() -> None:
+    stream = io.StringIO()
+    with open_display(stream) as display:
+        assert isinstance(display, PlainDisplay)
+
+
+def test_a_terminal_shows_facts_and_keeps_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Terminal()
+    with open_display(stream) as display:
+        assert isinstance(display, TerminalDisplay)
+        display.stage("train").update(2, 4, unit="steps", loss=1.5)
+        display.note("train", "done [not markup]")
+    assert "train               done [not markup]" in stream.getvalue()
+    assert "\x1b[3" not in stream.getvalue()  # no colour

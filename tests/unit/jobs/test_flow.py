@@ -1,0 +1,109 @@
+"""Stages run once, in order, within at most one session, and leave a note of their time."""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from jobs.display import PlainDisplay
+from jobs.flow import Stage, State, Timings, planned, run_stages
+from pipelines.progress import Progress
+from storage.errors import InfrastructureError, SourceError
+from storage.manifest import Manifest, publish, read_manifest
+from storage.objects import Objects
+from storage.schema import SCHEMA_VERSION
+
+
+@dataclass
+class Bench:
+    """A workspace in memory, a counting session and stages that note their runs."""
+
+    workspace: Objects = field(default_factory=lambda: Objects.open(f"memory://{uuid.uuid4().hex}/flow"))
+    ran: list[str] = field(default_factory=list)
+    num_sessions: int = 0
+    stream: io.StringIO = field(default_factory=io.StringIO)
+
+    @property
+    def timings(self) -> Timings:
+        return Timings(self.workspace.child("runs/times"))
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        self.num_sessions += 1
+        yield
+
+    def stage(
+        self, name: str, *, needs_ray: bool = True, error: Exception | None = None, publishes: bool = True
+    ) -> Stage:
+        key = name * 8
+        output = self.workspace.child(f"{name}/{key}")
+
+        def run(progress: Progress) -> Manifest:
+            progress.update(1, 2)
+            self.ran.append(name)
+            if error is not None:
+                raise error
+            manifest = Manifest("test", key, SCHEMA_VERSION, {}, {}, ())
+            return publish(output, manifest) if publishes else manifest
+
+        return Stage(name, name, key, output, run, lambda: read_manifest(output) is not None, needs_ray)
+
+    def run(self, stages: list[Stage]) -> list[State]:
+        outcomes = run_stages(stages, PlainDisplay(self.stream), self.timings, self.session)
+        return [outcome.state for outcome in outcomes]
+
+
+def test_a_second_run_does_nothing_and_starts_no_session() -> None:
+    bench = Bench()
+    stages = [bench.stage("a", needs_ray=False), bench.stage("b"), bench.stage("c")]
+    assert [item.state for item in planned(stages, bench.timings)] == [State.MISSING] * 3
+    assert bench.run(stages) == [State.RAN] * 3
+    assert (bench.ran, bench.num_sessions) == (["a", "b", "c"], 1)
+    assert bench.run(stages) == [State.PRESENT] * 3
+    assert (bench.ran, bench.num_sessions) == (["a", "b", "c"], 1)
+    assert "present, nothing to do" in bench.stream.getvalue()
+
+
+def test_only_what_is_missing_runs_and_times_are_kept() -> None:
+    bench = Bench()
+    first, second = bench.stage("a"), bench.stage("b")
+    bench.run([first])
+    outcomes = run_stages([first, second], PlainDisplay(bench.stream), bench.timings, bench.session)
+    assert [item.state for item in outcomes] == [State.PRESENT, State.RAN]
+    assert all(item.seconds is not None and item.num_starts == 1 for item in outcomes)
+    assert bench.ran == ["a", "b"]
+
+
+def test_an_interrupted_stage_is_begun_again() -> None:
+    bench = Bench()
+    with pytest.raises(SourceError, match="refs are torn"):
+        bench.run([bench.stage("a"), bench.stage("b", error=SourceError("refs are torn")), bench.stage("c")])
+    assert bench.ran == ["a", "b"]
+    outcomes = run_stages(
+        [bench.stage("a"), bench.stage("b")], PlainDisplay(bench.stream), bench.timings, bench.session
+    )
+    assert [item.num_starts for item in outcomes] == [1, 2]
+    assert "begun 2 times" in bench.stream.getvalue()
+
+
+def test_a_stage_that_publishes_nothing_is_an_error() -> None:
+    bench = Bench()
+    with pytest.raises(InfrastructureError, match=r"a: expected a finished output at memory://"):
+        bench.run([bench.stage("a", publishes=False)])
+
+
+def test_a_torn_note_counts_as_unknown() -> None:
+    bench = Bench()
+    bench.workspace.put("runs/times/k.json", b'{"seconds": ')
+    assert bench.timings.read("k") == (None, 0)
+
+
+def test_no_session_without_a_stage_that_needs_it() -> None:
+    bench = Bench()
+    assert bench.run([bench.stage("a", needs_ray=False)]) == [State.RAN]
+    assert bench.num_sessions == 0
