@@ -1,0 +1,148 @@
+"""Referring and semantic segmentation: one expression, one mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pipelines.evaluation.benchmarks.base import (
+    BenchmarkConfig,
+    Unit,
+    answer_mask,
+    ask,
+    following,
+    same_objects,
+    truth_of,
+    units_by_image,
+)
+from pipelines.evaluation.metrics.res import Outcome, Ratio, gres_scores, overlap, res_scores
+from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
+from storage.masks import area_px
+from storage.schema import Mask, Sample, Task
+
+__all__ = ["Referring", "ReferringConfig", "swapped_truths"]
+
+
+class ReferringConfig(BenchmarkConfig):
+    """Expressions with one target, several or none; cIoU, gIoU, Pr@X, and the gRefCOCO scores if some have none."""
+
+    kind: Literal["referring"] = "referring"
+    tasks: tuple[Literal[Task.REFERRING, Task.SEMANTIC], ...] = (Task.REFERRING,)
+    """Tasks to ask about."""
+    variants: tuple[Literal[Variant.STANDARD, Variant.SWAPPED, Variant.UNTRAINED], ...] = (
+        Variant.STANDARD,
+        Variant.SWAPPED,
+        Variant.UNTRAINED,
+    )
+    """`swapped` needs `standard`: it is scored from the same answers."""
+
+    def build(self) -> Referring:
+        """The benchmark."""
+        return Referring(self)
+
+
+class Referring:
+    """Asks for a mask by an expression."""
+
+    def __init__(self, config: ReferringConfig) -> None:
+        self._config = config
+        self._name = config.name or config.kind
+
+    def questions(self, samples: Sequence[Sample], wording: Wording) -> list[Question]:
+        """One question per expression and per student (trained, untrained)."""
+        chosen = [sample for sample in samples if sample.task in self._config.tasks]
+        variants = self._config.variants
+        asked: list[Question] = []
+        for units in units_by_image(chosen, self._config.max_images):
+            swapped = swapped_truths(units) if Variant.SWAPPED in variants else {}
+            for variant in (Variant.STANDARD, Variant.UNTRAINED):
+                if variant not in variants:
+                    continue
+                for unit in units:
+                    if not unit.sample.turns[unit.turn].targets:
+                        continue
+                    other = swapped.get(_key(unit)) if variant is Variant.STANDARD else None
+                    asked.append(ask(self._name, variant, unit, wording, truth=truth_of(unit), swapped=other))
+        return asked
+
+    def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
+        """IoU of all of the answer's masks together with the truth; see `denies_target`."""
+        predicted = None if denies_target(answer) else answer_mask(answer, truth)
+        target = truth.masks[0] if truth.masks and area_px(truth.masks[0]) else None
+        if target is not None:
+            intersection_px, union_px = overlap(predicted, target)
+        else:
+            intersection_px, union_px = 0, 0 if predicted is None else int(predicted.sum())
+        outcome = Outcome(
+            intersection_px=intersection_px,
+            union_px=union_px,
+            no_target=target is None,
+            predicted_no_target=predicted is None,
+        )
+        return Verdict(
+            score=outcome.iou,
+            intersection_px=intersection_px,
+            union_px=union_px,
+            no_target=outcome.no_target,
+            predicted_no_target=outcome.predicted_no_target,
+        )
+
+    def metrics(self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]) -> dict[str, Ratio]:
+        """The RES scores; with expressions without a target among the rows, the gRefCOCO scores as `gres_...`."""
+        outcomes = [
+            Outcome(
+                intersection_px=row.intersection_px,
+                union_px=row.union_px,
+                no_target=row.no_target,
+                predicted_no_target=row.predicted_no_target,
+            )
+            for row in rows
+        ]
+        scores = res_scores(outcomes)
+        if any(outcome.no_target for outcome in outcomes):
+            gres = gres_scores(outcomes)
+            scores |= {name: gres[name] for name in ("N_acc", "T_acc")}
+            scores |= {f"gres_{name}": gres[name] for name in ("cIoU", "gIoU")}
+        return scores
+
+
+def denies_target(answer: AnswerLike) -> bool:
+    """Whether an answer says that nothing is meant: in words ("No target"), or by drawing not one pixel."""
+    return answer.text.strip().casefold().startswith("no target") or not any(mask.any() for mask in answer.masks)
+
+
+def swapped_truths(units: Sequence[Unit]) -> dict[tuple[str, int], Truth]:
+    """For the expressions of one picture: the truth of another object of it.
+
+    Every object's expressions are compared with one other object, and every object serves once.
+    Only expressions that mean exactly one object take part, since a union shares pixels with its
+    members; a picture with a single such object has no pairs.
+
+    Args:
+        units: all turns about one picture.
+
+    Returns:
+        Truths by (sample id, turn).
+    """
+    masks = {_key(unit): mask for unit in units if (mask := _single_object(unit)) is not None}
+    identity = same_objects(masks.values())
+    speaker: dict[bytes, Unit] = {}
+    for unit in sorted((unit for unit in units if _key(unit) in masks), key=_key):
+        speaker.setdefault(identity[masks[_key(unit)].counts], unit)
+    truths: dict[tuple[str, int], Truth] = {}
+    for key, mask in masks.items():
+        other = following(speaker, identity[mask.counts])
+        if other is not None:
+            truths[key] = truth_of(speaker[other])
+    return truths
+
+
+def _key(unit: Unit) -> tuple[str, int]:
+    return unit.sample.sample_id, unit.turn
+
+
+def _single_object(unit: Unit) -> Mask | None:
+    targets = unit.sample.turns[unit.turn].targets
+    if unit.sample.task is not Task.REFERRING or len(targets) != 1 or len(targets[0]) != 1:
+        return None
+    return unit.sample.regions[targets[0][0]].mask

@@ -1,0 +1,73 @@
+"""The recipe of an evaluation."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from pydantic import Field, model_validator
+
+from pipelines.evaluation.benchmarks.referring import ReferringConfig
+from pipelines.evaluation.benchmarks.registry import AnyBenchmarkConfig
+from storage.keys import Json, content_key
+from storage.recipe import RecipeModel
+from storage.schema import SCHEMA_VERSION
+
+__all__ = ["VERSION", "EvaluationConfig", "evaluation_key"]
+
+VERSION = 1
+"""Raised whenever the same inputs give other predictions or scores."""
+
+
+class EvaluationConfig(RecipeModel):
+    """Benchmarks and how they are run."""
+
+    benchmarks: tuple[AnyBenchmarkConfig, ...] = (ReferringConfig(),)
+    """What the student is examined in."""
+    wording: Literal["short", "varied"] = "varied"
+    """The set of sentences that the student was trained on; the first of each task is asked."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Upper bound of an answer's length, in tokens."""
+    questions_per_batch: int = Field(default=64, ge=1)
+    """Questions given to the student at once."""
+    questions_per_shard: int = Field(default=256, ge=1)
+    """Questions per file of predictions: what is redone after a kill."""
+    num_resamples: int = Field(default=1000, ge=1)
+    """Bootstrap draws per interval."""
+    interval_level: float = Field(default=0.95, gt=0, lt=1)
+    """Coverage of the intervals."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the bootstrap."""
+    device: str = Field(default="cpu", json_schema_extra={"hashed": False})
+    """Device of the student, such as `cpu` or `cuda`."""
+    num_actors: int = Field(default=1, ge=1, json_schema_extra={"hashed": False})
+    """Students that answer at the same time."""
+    cpus_per_actor: float = Field(default=1.0, ge=0, json_schema_extra={"hashed": False})
+    """CPUs that Ray reserves for each."""
+    gpus_per_actor: float = Field(default=0.0, ge=0, json_schema_extra={"hashed": False})
+    """GPUs that Ray reserves for each."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> EvaluationConfig:
+        names = [benchmark.name or benchmark.kind for benchmark in self.benchmarks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"benchmarks: expected different names, got {', '.join(names)}; set `name`")
+        return self
+
+
+def evaluation_key(config: EvaluationConfig, corpus_key: str, checkpoint_key: str) -> str:
+    """The address of an evaluation.
+
+    Args:
+        config: its recipe.
+        corpus_key: key of the corpus' manifest.
+        checkpoint_key: key of the checkpoint's manifest, or of its files' bytes where it has none.
+    """
+    return content_key(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "stage": "evaluate",
+            "version": VERSION,
+            "config": cast("Json", config.hashed_fields()),
+            "inputs": {"corpus": corpus_key, "checkpoint": checkpoint_key},
+        }
+    )

@@ -1,0 +1,206 @@
+"""Questions in, judged predictions out: one shard at a time, without Ray."""
+
+# pyright: reportUnknownParameterType=false
+# (pyarrow has no types: every `pa.Table` in a signature is unknown to the checker)
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from model.predictor import Predictor, Request
+from pipelines.evaluation.records import (
+    AnswerLike,
+    Benchmark,
+    Prediction,
+    Question,
+    Truth,
+    Variant,
+    predictions_to_table,
+    table_to_predictions,
+)
+from storage.corpus import Corpus
+from storage.errors import DataError
+from storage.manifest import FileEntry
+from storage.masks import decode_mask, encode_mask
+from storage.objects import Objects
+from storage.schema import ImageRecord
+
+__all__ = [
+    "LoadStudent",
+    "Student",
+    "answer_questions",
+    "load_student",
+    "picture_of",
+    "read_predictions",
+    "shard_name",
+    "split_in_shards",
+    "write_shard",
+]
+
+
+class Student(Protocol):
+    """Whoever answers; `model.predictor.Predictor` is one."""
+
+    def answer(self, requests: Sequence[Request], max_new_tokens: int = 64) -> Sequence[AnswerLike]:
+        """One answer per request, in order."""
+        ...
+
+
+LoadStudent = Callable[[Objects, str, bool], Student]
+"""Makes a student from a checkpoint, a device, and whether it is to be left untrained."""
+
+
+def load_student(checkpoint: Objects, device: str, untrained: bool) -> Student:
+    """The student of a checkpoint, or one of the same shape with random weights."""
+    return Predictor.load_untrained(checkpoint, device) if untrained else Predictor.load(checkpoint, device)
+
+
+def picture_of(record: ImageRecord) -> Image.Image:
+    """An image of the corpus in RGB, as stored (EXIF orientation not applied).
+
+    Raises:
+        DataError: its bytes are no picture.
+    """
+    data = record.data
+    if data is None:
+        folder, _, name = (record.uri or "").rpartition("/")
+        data = Objects.open(folder).read(name)
+    try:
+        return Image.open(io.BytesIO(data)).convert("RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"image {record.image_id}: {error}; expected a readable picture; run curate again") from error
+
+
+def split_in_shards(questions: Sequence[Question], questions_per_shard: int) -> dict[str, list[Question]]:
+    """Questions by the name of the file that their predictions go to; a shard is answered by one student."""
+    shards: dict[str, list[Question]] = {}
+    for untrained in (False, True):
+        own = [question for question in questions if (question.variant is Variant.UNTRAINED) is untrained]
+        for index, start in enumerate(range(0, len(own), questions_per_shard)):
+            shards[shard_name(untrained, index)] = own[start : start + questions_per_shard]
+    return shards
+
+
+def shard_name(untrained: bool, index: int) -> str:
+    """Key of one file of predictions.
+
+    >>> shard_name(False, 7)
+    'predictions/trained-00007.parquet'
+    """
+    return f"predictions/{'untrained' if untrained else 'trained'}-{index:05d}.parquet"
+
+
+def answer_questions(
+    questions: Sequence[Question],
+    corpus: Corpus,
+    student: Student,
+    benchmarks: Mapping[str, Benchmark],
+    *,
+    questions_per_batch: int,
+    max_new_tokens: int,
+) -> list[Prediction]:
+    """Asks the student and judges its answers.
+
+    Args:
+        questions: clustered by image.
+        corpus: where the pictures lie.
+        student: who answers.
+        benchmarks: by name; they judge.
+        questions_per_batch: questions given to the student at once.
+        max_new_tokens: upper bound of an answer, in tokens.
+
+    Returns:
+        One row per question, and one more for each that is also scored against a swapped truth.
+    """
+    rows: list[Prediction] = []
+    for start in range(0, len(questions), questions_per_batch):
+        batch = questions[start : start + questions_per_batch]
+        pictures = {image_id: picture_of(corpus.image(image_id)) for image_id in {q.image_id for q in batch}}
+        requests = [
+            Request(
+                image=pictures[question.image_id],
+                text=question.text,
+                visual_prompts=tuple(decode_mask(mask) for mask in question.prompts),
+            )
+            for question in batch
+        ]
+        for question, answer in zip(batch, student.answer(requests, max_new_tokens), strict=True):
+            benchmark = benchmarks[question.benchmark]
+            rows.append(_judged(benchmark, question, question.variant, question.truth, answer))
+            if question.swapped is not None:
+                rows.append(_judged(benchmark, question, Variant.SWAPPED, question.swapped, answer))
+    return rows
+
+
+def _judged(benchmark: Benchmark, question: Question, variant: Variant, truth: Truth, answer: AnswerLike) -> Prediction:
+    verdict = benchmark.judge(question, truth, answer)
+    masks = tuple(encode_mask(np.asarray(mask, dtype=np.bool_)) for mask in answer.masks)
+    return Prediction(
+        benchmark=question.benchmark,
+        variant=variant,
+        sample_id=question.sample_id,
+        turn=question.turn,
+        image_id=question.image_id,
+        family=question.family,
+        task=question.task,
+        split=question.split,
+        expression=question.expression,
+        question=question.text,
+        answer=answer.text,
+        masks=masks,
+        mask_scores=tuple(float(score) for score in answer.scores),
+        truth_sample_id=truth.sample_id,
+        truth_turn=truth.turn,
+        truth_text=truth.text,
+        intersection_px=verdict.intersection_px,
+        union_px=verdict.union_px,
+        no_target=verdict.no_target,
+        predicted_no_target=verdict.predicted_no_target,
+        score=verdict.score,
+    )
+
+
+def write_shard(objects: Objects, name: str, rows: Sequence[Prediction]) -> bool:
+    """Writes one file of predictions, create-only; False if it was there already."""
+    return objects.create(name, parquet_bytes(predictions_to_table(rows)))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as one Parquet file; the same rows give the same bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_predictions(objects: Objects, names: Sequence[str] | None = None) -> list[Prediction]:
+    """Predictions of an evaluation, in order of their files.
+
+    Args:
+        objects: the evaluation's prefix.
+        names: keys of the files; None: all that are there.
+    """
+    if names is None:
+        names = [info.key for info in objects.list("predictions")]
+    return [row for name in names for row in table_to_predictions(pq.read_table(io.BytesIO(objects.read(name))))]
+
+
+def read_shard(objects: Objects, name: str) -> tuple[list[Prediction], FileEntry]:
+    """One file of predictions and its entry for the manifest."""
+    data = objects.read(name)
+    rows = table_to_predictions(pq.read_table(io.BytesIO(data)))
+    return rows, FileEntry.of(name, data, len(rows))
+
+
+def truth_bitmap(truth: Truth) -> NDArray[np.bool_] | None:
+    """All masks of a truth in one bool (height, width) array; None if it has none."""
+    if not truth.masks:
+        return None
+    return cast("NDArray[np.bool_]", np.logical_or.reduce([decode_mask(mask) for mask in truth.masks]))

@@ -1,0 +1,275 @@
+"""What an evaluation asks, gets and keeps: questions, answers, verdicts and scores."""
+
+# pyright: reportUnknownParameterType=false
+# (pyarrow has no types: every `pa.Table` in a signature is unknown to the checker)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.evaluation.metrics.res import Ratio
+from storage.schema import Mask, Sample
+
+__all__ = [
+    "PREDICTION_SCHEMA",
+    "SCORE_SCHEMA",
+    "AnswerLike",
+    "Benchmark",
+    "Prediction",
+    "Question",
+    "Score",
+    "Truth",
+    "Variant",
+    "Verdict",
+    "Wording",
+    "predictions_to_table",
+    "scores_to_table",
+    "table_to_predictions",
+]
+
+
+class Variant(StrEnum):
+    """How the questions of a benchmark are put; all but `standard` are controls."""
+
+    STANDARD = "standard"
+    """As it is meant."""
+    SWAPPED = "swapped"
+    """The same answers, compared with the truth of another object of the same picture."""
+    MOVED = "moved"
+    """The visual prompt is moved to another object of the same picture; the text stays."""
+    UNTRAINED = "untrained"
+    """The same questions to a student of the same shape with random weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """What an answer is compared with: masks (one per target), text, and whose they are."""
+
+    sample_id: str
+    turn: int
+    masks: tuple[Mask, ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One question to the student, with the truth it is scored against.
+
+    Attributes:
+        benchmark: name of the benchmark in the recipe.
+        expression: the fact in the middle of the question (`Turn.text`).
+        text: the whole question, `<region1>` standing for the first of `prompts`.
+        prompts: the visual prompts as masks, in order.
+        swapped: the truth of another object, if the answer is to be scored against that as well.
+    """
+
+    benchmark: str
+    variant: Variant
+    sample_id: str
+    turn: int
+    image_id: str
+    family: str
+    task: str
+    split: str
+    expression: str
+    text: str
+    prompts: tuple[Mask, ...]
+    truth: Truth
+    swapped: Truth | None = None
+
+
+class AnswerLike(Protocol):
+    """What a predictor gives for one question."""
+
+    @property
+    def text(self) -> str:
+        """The generated text."""
+        ...
+
+    @property
+    def masks(self) -> Sequence[NDArray[np.bool_]]:
+        """One bool (height, width) mask per `[SEG]`, in the picture's own pixels."""
+        ...
+
+    @property
+    def scores(self) -> Sequence[float]:
+        """The student's own confidence in each mask, between 0 and 1."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What an answer earned.
+
+    Attributes:
+        score: between 0 and 1; what it is depends on the task (IoU, accuracy, share of words).
+        intersection_px: pixels in common, where masks are compared.
+        union_px: pixels of either.
+    """
+
+    score: float
+    intersection_px: int = 0
+    union_px: int = 0
+    no_target: bool = False
+    predicted_no_target: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One row of the predictions: a question, its answer and the verdict."""
+
+    benchmark: str
+    variant: Variant
+    sample_id: str
+    turn: int
+    image_id: str
+    family: str
+    task: str
+    split: str
+    expression: str
+    question: str
+    answer: str
+    masks: tuple[Mask, ...]
+    mask_scores: tuple[float, ...]
+    truth_sample_id: str
+    truth_turn: int
+    truth_text: str
+    intersection_px: int
+    union_px: int
+    no_target: bool
+    predicted_no_target: bool
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One number with its bootstrap interval over images.
+
+    `family`, `task` and `split` are None where the number is over all of them.
+    """
+
+    benchmark: str
+    variant: Variant
+    family: str | None
+    task: str | None
+    split: str | None
+    metric: str
+    value: float
+    low: float
+    high: float
+    num_samples: int
+    num_images: int
+
+
+class Wording(Protocol):
+    """Frames the facts of one turn as the question that the student is asked."""
+
+    def __call__(self, sample: Sample, turn_index: int) -> str:
+        """The question in the fixed default wording."""
+        ...
+
+
+class Benchmark(Protocol):
+    """One way to examine a student; built from its part of the recipe."""
+
+    def questions(self, samples: Sequence[Sample], wording: Wording) -> list[Question]:
+        """What to ask about these samples, clustered by image."""
+        ...
+
+    def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
+        """Compares an answer with a truth."""
+        ...
+
+    def metrics(self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]) -> dict[str, Ratio]:
+        """Scores of the rows of one variant; `standard` holds the rows of the standard one, for comparison."""
+        ...
+
+
+_MASKS = pa.list_(
+    pa.struct(
+        [
+            pa.field("height", pa.int32(), nullable=False),
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("counts", pa.binary(), nullable=False),
+        ]
+    )
+)
+
+PREDICTION_SCHEMA = pa.schema(
+    [
+        pa.field("benchmark", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("turn", pa.int32(), nullable=False),
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("family", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("expression", pa.string(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("masks", _MASKS, nullable=False),
+        pa.field("mask_scores", pa.list_(pa.float32()), nullable=False),
+        pa.field("truth_sample_id", pa.string(), nullable=False),
+        pa.field("truth_turn", pa.int32(), nullable=False),
+        pa.field("truth_text", pa.string(), nullable=False),
+        pa.field("intersection_px", pa.int64(), nullable=False),
+        pa.field("union_px", pa.int64(), nullable=False),
+        pa.field("no_target", pa.bool_(), nullable=False),
+        pa.field("predicted_no_target", pa.bool_(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+    ]
+)
+
+SCORE_SCHEMA = pa.schema(
+    [
+        pa.field("benchmark", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("family", pa.string()),
+        pa.field("task", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("low", pa.float64(), nullable=False),
+        pa.field("high", pa.float64(), nullable=False),
+        pa.field("num_samples", pa.int64(), nullable=False),
+        pa.field("num_images", pa.int64(), nullable=False),
+    ]
+)
+
+
+def predictions_to_table(rows: Sequence[Prediction]) -> pa.Table:
+    """Predictions as a table of `PREDICTION_SCHEMA`."""
+    columns: dict[str, list[object]] = {
+        name: [getattr(row, name) for row in rows] for name in PREDICTION_SCHEMA.names if name != "masks"
+    }
+    columns["variant"] = [row.variant.value for row in rows]
+    columns["masks"] = [
+        [{"height": mask.height, "width": mask.width, "counts": mask.counts} for mask in row.masks] for row in rows
+    ]
+    return pa.table({name: columns[name] for name in PREDICTION_SCHEMA.names}, schema=PREDICTION_SCHEMA)
+
+
+def table_to_predictions(table: pa.Table) -> list[Prediction]:
+    """The inverse of `predictions_to_table`."""
+    rows: list[Prediction] = []
+    for row in table.cast(PREDICTION_SCHEMA).to_pylist():
+        row["variant"] = Variant(row["variant"])
+        row["masks"] = tuple(Mask(**mask) for mask in row["masks"])
+        row["mask_scores"] = tuple(row["mask_scores"])
+        rows.append(Prediction(**row))
+    return rows
+
+
+def scores_to_table(scores: Sequence[Score]) -> pa.Table:
+    """Scores as a table of `SCORE_SCHEMA`."""
+    return pa.table(
+        {name: [getattr(score, name) for score in scores] for name in SCORE_SCHEMA.names}, schema=SCORE_SCHEMA
+    )

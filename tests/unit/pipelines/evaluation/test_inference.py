@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+
+from pipelines.evaluation.benchmarks.referring import ReferringConfig
+from pipelines.evaluation.benchmarks.regions import CategoryConfig, DescriptionConfig, MultipleChoiceConfig
+from pipelines.evaluation.benchmarks.visual_text import VisualTextReferringConfig
+from pipelines.evaluation.inference import (
+    answer_questions,
+    picture_of,
+    read_predictions,
+    split_in_shards,
+    write_shard,
+)
+from pipelines.evaluation.metrics.table import score_table
+from pipelines.evaluation.records import Variant
+from storage.errors import DataError
+from storage.objects import Objects
+from storage.schema import ImageRecord
+
+CONFIGS = (
+    ReferringConfig(),
+    DescriptionConfig(),
+    CategoryConfig(),
+    MultipleChoiceConfig(),
+    VisualTextReferringConfig(),
+)
+BENCHMARKS = {config.kind: config.build() for config in CONFIGS}
+
+
+def _rows(scenes, save_corpus, wording, student):
+    samples = [sample for scene in scenes for sample in scene.samples]
+    questions = [q for benchmark in BENCHMARKS.values() for q in benchmark.questions(samples, wording)]
+    return answer_questions(
+        questions, save_corpus(scenes), student, BENCHMARKS, questions_per_batch=4, max_new_tokens=8
+    )
+
+
+def test_who_reads_the_question_scores_high_and_falls_when_it_is_swapped(scenes, save_corpus, wording, oracle) -> None:
+    scores = {
+        (score.benchmark, score.variant, score.metric): score
+        for score in score_table(_rows(scenes, save_corpus, wording, oracle), BENCHMARKS)
+        if score.family is None
+    }
+    standard, swapped, moved = Variant.STANDARD, Variant.SWAPPED, Variant.MOVED
+    assert scores["referring", standard, "cIoU"].value == 1.0
+    assert scores["referring", standard, "cIoU"].num_samples == 4
+    assert scores["referring", standard, "N_acc"].value == 1.0
+    assert scores["referring", standard, "gres_gIoU"].num_samples == 6
+    assert scores["referring", swapped, "cIoU"].value == 0.0
+    assert scores["referring", swapped, "cIoU"].num_images == 1
+    assert scores["description", standard, "attribute_accuracy"].value == 1.0
+    assert scores["description", moved, "changed"].value == 1.0
+    assert scores["description", moved, "all_attributes"].value == 1.0
+    assert scores["category", standard, "accuracy"].value == 1.0
+    assert scores["multiple_choice", standard, "accuracy"].value == 1.0
+    assert scores["visual_text_referring", standard, "cIoU"].value == 1.0
+    assert scores["visual_text_referring", moved, "cIoU"].value == 0.0
+
+
+def test_scores_are_listed_by_family_where_there_are_several(scenes, save_corpus, wording, oracle) -> None:
+    scores = score_table(_rows(scenes, save_corpus, wording, oracle), BENCHMARKS)
+    groups = {(s.family, s.task, s.split) for s in scores if s.benchmark == "referring"}
+    assert groups == {(None, None, None), ("toy", "referring", "val"), ("none", "referring", "val")}
+    assert all(s.low <= s.value <= s.high for s in scores)
+
+
+def test_shards_hold_one_student_each_and_every_question_once(scenes, wording) -> None:
+    samples = [sample for scene in scenes for sample in scene.samples]
+    questions = ReferringConfig().build().questions(samples, wording)
+    shards = split_in_shards(questions, 4)
+    assert list(shards) == [f"predictions/{who}-{n:05d}.parquet" for who in ("trained", "untrained") for n in (0, 1)]
+    assert sorted(q.sample_id for shard in shards.values() for q in shard) == sorted(q.sample_id for q in questions)
+    for name, shard in shards.items():
+        assert {q.variant is Variant.UNTRAINED for q in shard} == {"untrained" in name}
+
+
+def test_predictions_survive_storage(scenes, save_corpus, wording, oracle, tmp_path) -> None:
+    rows = _rows(scenes, save_corpus, wording, oracle)
+    objects = Objects.open(str(tmp_path / "out"))
+    assert write_shard(objects, "predictions/trained-00000.parquet", rows)
+    assert not write_shard(objects, "predictions/trained-00000.parquet", rows[:1])
+    kept = read_predictions(objects)
+    assert [row.mask_scores for row in kept] == [pytest.approx(row.mask_scores) for row in rows]
+    assert [row.masks for row in kept] == [row.masks for row in rows]
+    assert [row.score for row in kept] == [row.score for row in rows]
+
+
+def test_picture_that_cannot_be_read_is_named() -> None:
+    record = ImageRecord(
+        image_id="abc",
+        data=b"no picture",
+        uri=None,
+        media_type="image/png",
+        height=1,
+        width=1,
+        coco_id=None,
+        sources=(),
+        difference_hash=0,
+    )
+    with pytest.raises(DataError, match=r"image abc: .*expected a readable picture"):
+        picture_of(record)
+
+
+def test_picture_may_lie_elsewhere(scenes, tmp_path) -> None:
+    record = scenes[0].record
+    assert record.data is not None
+    (tmp_path / "p.png").write_bytes(record.data)
+    elsewhere = ImageRecord(
+        **{name: getattr(record, name) for name in record.__dataclass_fields__ if name not in ("data", "uri")},
+        data=None,
+        uri=str(tmp_path / "p.png"),
+    )
+    assert picture_of(elsewhere).tobytes() == picture_of(record).tobytes()
