@@ -17,13 +17,13 @@ SplitName = Literal["train", "val", "testA", "testB"]
 class SplitSizes(RecipeModel):
     """How many pictures each split has."""
 
-    train: int = Field(3000, ge=0, le=900_000)
+    train: int = Field(default=3000, ge=0, le=900_000)
     """Number of pictures of the training split."""
-    val: int = Field(300, ge=0, le=900_000)
+    val: int = Field(default=300, ge=0, le=900_000)
     """Number of pictures of the validation split."""
-    testA: int = Field(0, ge=0, le=900_000)
+    testA: int = Field(default=0, ge=0, le=900_000)
     """Number of pictures of the first test split."""
-    testB: int = Field(0, ge=0, le=900_000)
+    testB: int = Field(default=0, ge=0, le=900_000)
     """Number of pictures of the second test split."""
 
     def counts(self) -> tuple[tuple[SplitName, int], ...]:
@@ -34,20 +34,20 @@ class SplitSizes(RecipeModel):
 class KindWeights(RecipeModel):
     """How often each kind of single-target expression is tried, relative to the others.
 
-    A kind that a scene doesn't offer (no two objects that differ in size alone, say) gives its
+    A kind that a scene doesn't offer (no two objects alike but for their size, say) gives its
     turn to the next one, so shares of the output only come near these weights.
     """
 
-    attribute: float = Field(0.45, ge=0)
+    attribute: float = Field(default=0.45, ge=0)
     """Colour and shape: "the red circle"."""
-    size: float = Field(0.15, ge=0)
-    """Size against an object alike but for its size: "the small red circle"."""
-    position: float = Field(0.15, ge=0)
+    size: float = Field(default=0.15, ge=0)
+    """Size, where the words without it fit several: "the small red circle"."""
+    position: float = Field(default=0.15, ge=0)
     """Place in the picture: "the leftmost circle", "the green square on the right"."""
-    relation: float = Field(0.15, ge=0)
+    relation: float = Field(default=0.15, ge=0)
     """Place beside another object: "the star above the red circle"."""
-    texture: float = Field(0.10, ge=0)
-    """Texture against an object alike but for its texture: "the striped ring"."""
+    texture: float = Field(default=0.10, ge=0)
+    """Texture, where the words without it fit several: "the striped ring"."""
 
     @model_validator(mode="after")
     def _some_kind(self) -> Self:
@@ -74,29 +74,31 @@ class ScenesConfig(RecipeModel):
 
     seed: int = 0
     """Everything follows from it together with the split and the index of a picture."""
-    size_px: int = Field(96, ge=64, le=512)
+    size_px: int = Field(default=96, ge=64, le=512)
     """Side of the square pictures, in pixels."""
     splits: SplitSizes = SplitSizes()
     """Number of pictures of each split."""
-    min_objects: int = Field(3, ge=3, le=9)
+    min_objects: int = Field(default=3, ge=3, le=9)
     """Least number of objects in a picture."""
-    max_objects: int = Field(6, ge=3, le=9)
+    max_objects: int = Field(default=6, ge=3, le=9)
     """Largest number of objects in a picture."""
-    expressions_per_image: int = Field(8, ge=1, le=24)
+    expressions_per_image: int = Field(default=8, ge=1, le=24)
     """Number of different expressions with exactly one target; a poor scene may offer fewer."""
-    no_target_per_image: int = Field(1, ge=0, le=8)
+    no_target_per_image: int = Field(default=1, ge=0, le=8)
     """Number of expressions of a picture that fit none of its objects, though each word fits some."""
-    several_targets_per_image: int = Field(1, ge=0, le=8)
+    several_targets_per_image: int = Field(default=1, ge=0, le=8)
     """Number of expressions of a picture that name two or more objects."""
+    visual_text_per_image: int = Field(default=3, ge=0, le=12)
+    """Number of questions that point at an object of the picture to ask for another."""
     weights: KindWeights = KindWeights()
     """How often each kind of single-target expression is tried."""
     textures: tuple[Literal["plain", "striped", "dotted"], ...] = ("plain", "striped", "dotted")
-    """Textures of objects; `plain` is drawn twice as often as any other. One texture: no word for it."""
+    """Textures of objects; `plain` is drawn twice as often as any other."""
     background: Literal["plain", "textured"] = "textured"
     """One colour, or gradients, smooth noise and faint stripes; never of an object's colour."""
-    occlusion_share: float = Field(0.35, ge=0, le=1)
+    occlusion_share: float = Field(default=0.35, ge=0, le=1)
     """Share of the objects that may touch and cover others."""
-    max_hidden_fraction: float = Field(0.35, ge=0, le=0.6)
+    max_hidden_fraction: float = Field(default=0.35, ge=0, le=0.6)
     """Largest share of an object's area that other objects may cover."""
 
     @model_validator(mode="after")

@@ -9,8 +9,9 @@ An expression is drawn as a meaning, resolved in the scene (see `meaning`), and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from pipelines.scenes.chance import Chance
 from pipelines.scenes.config import ScenesConfig
@@ -27,6 +28,7 @@ __all__ = [
     "long_expression",
     "say",
     "say_beside",
+    "single_expressions",
 ]
 
 NO_TARGET = "no_target"
@@ -72,6 +74,9 @@ class Expression:
     kind: str
 
 
+_Draw: TypeAlias = Callable[[SceneMeaning, Chance], Expression | None]
+
+
 def expressions(config: ScenesConfig, scene: Scene, chance: Chance) -> list[Expression]:
     """Draws the expressions of a scene: those with one target first, then several, then none.
 
@@ -84,35 +89,56 @@ def expressions(config: ScenesConfig, scene: Scene, chance: Chance) -> list[Expr
         Expressions with different texts; fewer than asked for where the scene offers no more.
     """
     meaning = SceneMeaning(scene)
+    return [
+        *single_expressions(config.weights.as_dict(), config.expressions_per_image, meaning, chance),
+        *_different(_several, config.several_targets_per_image, meaning, chance),
+        *_different(_no_target, config.no_target_per_image, meaning, chance),
+    ]
+
+
+def single_expressions(
+    weights: Mapping[str, float], num_expressions: int, meaning: SceneMeaning, chance: Chance
+) -> list[Expression]:
+    """Draws expressions with exactly one target.
+
+    Args:
+        weights: how often each kind is tried; a kind that gives nothing leaves its turn to another.
+        num_expressions: how many to draw.
+        meaning: the scene.
+        chance: the draws.
+
+    Returns:
+        Expressions with different texts; fewer than asked for where the scene offers no more.
+    """
     found: dict[str, Expression] = {}
-    for _ in range(config.expressions_per_image):
-        _add_single(config, meaning, chance, found)
-    for count, draw in (
-        (config.several_targets_per_image, _several),
-        (config.no_target_per_image, _no_target),
-    ):
-        added = 0
-        for _ in range(12 * count):
-            if added == count:
-                break
-            expression = draw(meaning, chance)
-            if expression is not None and expression.text not in found:
+    for _ in range(num_expressions):
+        left = {kind: weight for kind, weight in weights.items() if weight > 0}
+        size_before = len(found)
+        while left and len(found) == size_before:
+            kind = chance.weighted(left)
+            for expression in _different(_DRAWS[kind], 1, meaning, chance, _TRIES[kind], found):
                 found[expression.text] = expression
-                added += 1
+            del left[kind]
     return list(found.values())
 
 
-def _add_single(config: ScenesConfig, meaning: SceneMeaning, chance: Chance, found: dict[str, Expression]) -> None:
-    """Adds one expression of a drawn kind; a kind that gives nothing leaves the turn to another."""
-    weights = {kind: weight for kind, weight in config.weights.as_dict().items() if weight > 0}
-    while weights:
-        kind = chance.weighted(weights)
-        for _ in range(_TRIES[kind]):
-            expression = _DRAWS[kind](meaning, chance)
-            if expression is not None and expression.text not in found:
-                found[expression.text] = expression
-                return
-        del weights[kind]
+def _different(
+    draw: _Draw,
+    count: int,
+    meaning: SceneMeaning,
+    chance: Chance,
+    tries: int = 12,
+    known: Container[str] = (),
+) -> list[Expression]:
+    """Up to `count` expressions with different texts, with so many tries for each."""
+    found: dict[str, Expression] = {}
+    for _ in range(tries * count):
+        if len(found) == count:
+            break
+        expression = draw(meaning, chance)
+        if expression is not None and expression.text not in known:
+            found[expression.text] = expression
+    return list(found.values())
 
 
 def say(phrase: Phrase, plural: bool = False) -> str:
@@ -159,21 +185,21 @@ def _attribute(meaning: SceneMeaning, chance: Chance) -> Expression | None:
     return Expression(_name(phrase, "colour", chance), (number,), "attribute")
 
 
-def _distinguished(field: str) -> Callable[[SceneMeaning, Chance], Expression | None]:
-    """Draws of an object that has a twin which differs in one field alone, here size or texture."""
+def _distinguished(field: str) -> _Draw:
+    """Draws of an object that has a twin which differs mostly in one field, size or texture."""
 
     def draw(meaning: SceneMeaning, chance: Chance) -> Expression | None:
         number = chance.below(len(meaning.scene.objects))
         looks = meaning.looks(number)
         roll = chance.random()
-        phrase = Phrase(
-            colour=looks.colour if roll < 0.75 else None,
-            shape=looks.shape if roll < 0.6 or roll >= 0.75 else None,
-        )
+        colour = looks.colour if roll < 0.75 else None
+        shape = looks.shape if roll < 0.6 or roll >= 0.75 else None
         target = 1 << number
-        without = meaning.phrase(phrase)
-        phrase = replace(phrase, **{field: getattr(looks, field)})
-        if without == target or meaning.phrase(phrase) != target or _single_bits(meaning, phrase, target):
+        without = meaning.phrase(Phrase(colour=colour, shape=shape))
+        if without == target:
+            return None
+        phrase = Phrase(colour=colour, shape=shape, **{field: getattr(looks, field)})
+        if meaning.phrase(phrase) != target or _single_bits(meaning, phrase, target):
             return None
         return Expression(_name(phrase, field, chance), (number,), field)
 
@@ -326,7 +352,7 @@ def _no_target(meaning: SceneMeaning, chance: Chance) -> Expression | None:
     return Expression(_name(phrase, moved, chance), (), NO_TARGET)
 
 
-_DRAWS: dict[str, Callable[[SceneMeaning, Chance], Expression | None]] = {
+_DRAWS: dict[str, _Draw] = {
     "attribute": _attribute,
     "size": _distinguished("size"),
     "position": _position,

@@ -8,7 +8,7 @@ between the two the answer is `None`: the scene doesn't decide.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from pipelines.scenes.world import Scene
 
@@ -37,9 +37,6 @@ class Phrase:
         return tuple(word for word in (self.size, self.texture, self.colour, self.shape) if word is not None)
 
 
-_FIELDS = tuple(field.name for field in fields(Phrase))
-
-
 class SceneMeaning:
     """Answers which objects of one scene a phrase or a place denotes.
 
@@ -50,10 +47,12 @@ class SceneMeaning:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.everything = (1 << len(scene.objects)) - 1
+        self._looks = [
+            Phrase(size=item.size, texture=item.texture, colour=item.colour, shape=item.shape) for item in scene.objects
+        ]
         self._word_bits: dict[str, int] = {}
-        for number, item in enumerate(scene.objects):
-            for name in _FIELDS:
-                word = str(getattr(item, name))
+        for number, looks in enumerate(self._looks):
+            for word in looks.words():
                 self._word_bits[word] = self._word_bits.get(word, 0) | 1 << number
         # How far each object lies in each direction.
         self._reach = {
@@ -69,15 +68,15 @@ class SceneMeaning:
 
     def phrase(self, phrase: Phrase) -> int:
         """Objects that all words of a noun phrase fit."""
-        bits = self.everything
-        for word in phrase.words():
-            bits &= self._word_bits.get(word, 0)
+        bits, word_bits = self.everything, self._word_bits
+        for word in (phrase.shape, phrase.colour, phrase.size, phrase.texture):
+            if word is not None:
+                bits &= word_bits.get(word, 0)
         return bits
 
     def looks(self, number: int) -> Phrase:
         """Everything that can be said about the looks of an object."""
-        item = self.scene.objects[number]
-        return Phrase(size=item.size, texture=item.texture, colour=item.colour, shape=item.shape)
+        return self._looks[number]
 
     def outermost(self, direction: str, among: int) -> int | None:
         """The one object that lies furthest in a direction; None if it isn't ahead by `CLEAR`."""

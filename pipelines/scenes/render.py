@@ -17,7 +17,7 @@ from pipelines.scenes.world import Scene, SceneObject
 
 __all__ = ["draw_masks", "draw_picture", "shape_distance_px"]
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
 Bits = NDArray[np.bool_]
 
 # Areas of shapes within the same extent differ by a factor of 3; these bring them together, so
@@ -25,9 +25,9 @@ Bits = NDArray[np.bool_]
 _EXTENT = {
     "circle": 0.94,
     "square": 0.84,
-    "triangle": 1.12,
+    "triangle": 1.0,
     "ring": 1.0,
-    "star": 1.2,
+    "star": 1.12,
     "cross": 1.0,
     "diamond": 1.08,
     "heart": 1.0,
@@ -89,9 +89,9 @@ def _window(item: SceneObject, size_px: int) -> tuple[tuple[slice, slice], Float
     centre_x, centre_y = item.x * size_px, item.y * size_px
     left, right = max(0, int(centre_x - reach)), min(size_px, int(centre_x + reach) + 1)
     top, bottom = max(0, int(centre_y - reach)), min(size_px, int(centre_y + reach) + 1)
-    across = (np.arange(left, right, dtype=np.float32) + np.float32(0.5 - centre_x))[None, :]
-    down = (np.arange(top, bottom, dtype=np.float32) + np.float32(0.5 - centre_y))[:, None]
-    cosine, sine = np.float32(math.cos(item.rotation)), np.float32(math.sin(item.rotation))
+    across = (np.arange(left, right, dtype=np.float32) + (0.5 - centre_x))[None, :]
+    down = (np.arange(top, bottom, dtype=np.float32) + (0.5 - centre_y))[:, None]
+    cosine, sine = math.cos(item.rotation), math.sin(item.rotation)
     turned_x, turned_y = cosine * across + sine * down, cosine * down - sine * across
     distance = shape_distance_px(item.shape, turned_x, turned_y, item.radius * size_px)
     return (slice(top, bottom), slice(left, right)), distance, across, down
@@ -108,23 +108,23 @@ def shape_distance_px(shape: str, x: Floats, y: Floats, radius_px: float) -> Flo
     """
     r = radius_px * _EXTENT[shape]
     if shape == "circle":
-        return np.sqrt(x * x + y * y) - np.float32(r)
+        return np.sqrt(x * x + y * y) - r
     if shape == "ring":
-        return np.abs(np.sqrt(x * x + y * y) - np.float32(0.72 * r)) - np.float32(0.28 * r)
+        return np.abs(np.sqrt(x * x + y * y) - 0.72 * r) - 0.28 * r
     if shape == "square":
-        return np.maximum(np.abs(x), np.abs(y)) - np.float32(r)
+        return np.maximum(np.abs(x), np.abs(y)) - r
     if shape == "cross":
         wide, high = np.abs(x), np.abs(y)
-        arm, thick = np.float32(r), np.float32(0.36 * r)
+        arm, thick = r, 0.36 * r
         return np.minimum(np.maximum(wide - arm, high - thick), np.maximum(wide - thick, high - arm))
     if shape == "diamond":
         half_width = 0.66
         slope = math.hypot(1, half_width)
-        return (np.abs(x) + half_width * np.abs(y) - np.float32(half_width * r)) / np.float32(slope)
+        return (np.abs(x) + half_width * np.abs(y) - half_width * r) / slope
     if shape == "triangle":
-        low = y - np.float32(0.25 * r)
-        side = np.float32(math.cos(math.pi / 6)) * np.abs(x) - np.float32(0.5) * low
-        return np.maximum(side, low) - np.float32(0.5 * r)
+        low = y - 0.25 * r
+        side = math.cos(math.pi / 6) * np.abs(x) - 0.5 * low
+        return np.maximum(side, low) - 0.5 * r
     if shape == "star":
         return _star_distance(x, y, r)
     assert shape == "heart", f"no such shape: {shape}"
@@ -133,41 +133,39 @@ def shape_distance_px(shape: str, x: Floats, y: Floats, radius_px: float) -> Flo
 
 def _star_distance(x: Floats, y: Floats, r: float) -> Floats:
     """A pentagram: all points that lie outside at most one of the five lines."""
-    sides = np.stack(
-        [np.float32(math.sin(turn * _FIFTH)) * x - np.float32(math.cos(turn * _FIFTH)) * y for turn in range(5)]
-    )
+    sides = np.stack([math.sin(turn * _FIFTH) * x - math.cos(turn * _FIFTH) * y for turn in range(5)])
     sides.sort(axis=0)
-    return sides[3] - np.float32(math.cos(_FIFTH) * r)
+    return sides[3] - math.cos(_FIFTH) * r
 
 
 def _heart_distance(x: Floats, y: Floats, r: float) -> Floats:
     """A square on its corner with a disc on each of its upper sides."""
     half = 0.5 * r
-    shifted = y - np.float32(0.18 * r)
-    root = np.float32(math.sqrt(0.5))
+    shifted = y - 0.18 * r
+    root = math.sqrt(0.5)
     u, v = root * (x + shifted), root * (shifted - x)
-    box = np.maximum(np.abs(u), np.abs(v)) - np.float32(half)
+    box = np.maximum(np.abs(u), np.abs(v)) - half
     # The upper sides face (-u) and (-v): their middles carry the discs.
-    left = np.sqrt((u + np.float32(half)) ** 2 + v * v) - np.float32(half)
-    right = np.sqrt(u * u + (v + np.float32(half)) ** 2) - np.float32(half)
+    left = np.sqrt((u + half) ** 2 + v * v) - half
+    right = np.sqrt(u * u + (v + half) ** 2) - half
     return np.minimum(box, np.minimum(left, right))
 
 
 def _ink(item: SceneObject, across: Floats, down: Floats, size_px: int) -> Floats:
     """How dark each pixel of the texture is, from 0 to 1."""
-    cosine, sine = np.float32(math.cos(item.texture_angle)), np.float32(math.sin(item.texture_angle))
+    cosine, sine = math.cos(item.texture_angle), math.sin(item.texture_angle)
     u, v = cosine * across + sine * down, cosine * down - sine * across
     if item.texture == "striped":
-        period = np.float32(_STRIPE_PERIOD * size_px)
-        return np.clip(period / 4 - _to_nearest(u, period, item.texture_phase[0]) + np.float32(0.5), 0, 1)
-    period = np.float32(_DOT_PERIOD * size_px)
+        period = _STRIPE_PERIOD * size_px
+        return np.clip(period / 4 - _to_nearest(u, period, item.texture_phase[0]) + 0.5, 0, 1)
+    period = _DOT_PERIOD * size_px
     du, dv = _to_nearest(u, period, item.texture_phase[0]), _to_nearest(v, period, item.texture_phase[1])
-    return np.clip(period * np.float32(_DOT_RADIUS) - np.sqrt(du * du + dv * dv) + np.float32(0.5), 0, 1)
+    return np.clip(period * _DOT_RADIUS - np.sqrt(du * du + dv * dv) + 0.5, 0, 1)
 
 
-def _to_nearest(u: Floats, period: np.float32, phase: float) -> Floats:
+def _to_nearest(u: Floats, period: float, phase: float) -> Floats:
     """Distance to the nearest of the lines that repeat with a period."""
-    turns = u / period + np.float32(phase)
+    turns = u / period + phase
     return np.abs(turns - np.round(turns)) * period
 
 
@@ -180,37 +178,35 @@ def _background(chance: Chance, size_px: int, background: str) -> Floats:
     second = first + np.array([chance.between(-26, 26) for _ in range(3)], dtype=np.float32)
     places = _places(size_px)
     angle = chance.between(0, 2 * math.pi)
-    cosine, sine = np.float32(math.cos(angle)), np.float32(math.sin(angle))
-    slope = (cosine * places[None, :] + sine * places[:, None]) * np.float32(0.7) + np.float32(0.5)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    slope = (cosine * places[None, :] + sine * places[:, None]) * 0.7 + 0.5
     relief = _smooth_noise(chance, size_px, 5, 15) + _smooth_noise(chance, size_px, 17, 8)
     if chance.happens(0.4):
-        period = np.float32(chance.between(0.06, 0.16))
+        period = chance.between(0.06, 0.16)
         lines = _to_nearest(cosine * places[:, None] - sine * places[None, :], period, chance.random())
-        relief += (lines / period - np.float32(0.25)) * np.float32(chance.between(16, 30))
+        relief += (lines / period - 0.25) * chance.between(16, 30)
     return first + (second - first) * slope[..., None] + relief[..., None]
 
 
 def _smooth_noise(chance: Chance, size_px: int, num_cells: int, height: float) -> Floats:
-    values = np.array([chance.between(-height, height) for _ in range(num_cells * num_cells)], dtype=np.float32)
-    blend = _blend(size_px, num_cells)
-    return blend @ values.reshape(num_cells, num_cells) @ blend.T
+    """A grid of random values stretched over the picture, without matrix products: those differ by machine."""
+    values = [chance.between(-height, height) for _ in range(num_cells * num_cells)]
+    grid = np.array(values, dtype=np.float32).reshape(num_cells, num_cells)
+    low, share = _between_cells(size_px, num_cells)
+    rows = grid[low] + (grid[low + 1] - grid[low]) * share[:, None]
+    return rows[:, low] + (rows[:, low + 1] - rows[:, low]) * share
 
 
 @lru_cache(maxsize=16)
 def _places(size_px: int) -> Floats:
     """Centres of the pixels along a side, from -0.5 to 0.5."""
-    return ((np.arange(size_px, dtype=np.float32) + 0.5) / size_px - 0.5).astype(np.float32)
+    return ((np.arange(size_px) + 0.5) / size_px - 0.5).astype(np.float32)
 
 
 @lru_cache(maxsize=16)
-def _blend(size_px: int, num_cells: int) -> Floats:
-    """The matrix that stretches `num_cells` values over the pixels of a side, smoothly."""
-    at = (np.arange(size_px, dtype=np.float64) + 0.5) / size_px * (num_cells - 1)
+def _between_cells(size_px: int, num_cells: int) -> tuple[NDArray[np.int64], Floats]:
+    """For each pixel along a side the cell before it, and how far it is towards the next, eased."""
+    at = (np.arange(size_px) + 0.5) / size_px * (num_cells - 1)
     low = np.minimum(at.astype(np.int64), num_cells - 2)
     share = at - low
-    share = share * share * (3 - 2 * share)
-    matrix = np.zeros((size_px, num_cells), dtype=np.float32)
-    rows = np.arange(size_px)
-    matrix[rows, low] = 1 - share
-    matrix[rows, low + 1] = share
-    return matrix
+    return low, (share * share * (3 - 2 * share)).astype(np.float32)

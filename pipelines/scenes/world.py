@@ -32,7 +32,8 @@ SIZES: dict[str, tuple[float, float]] = {"small": (0.07, 0.09), "large": (0.14, 
 _TURN = {"circle": 0.0, "ring": 0.0, "square": 0.2, "diamond": 0.15, "cross": 0.3, "heart": 0.3, "star": 0.6}
 _TURN["triangle"] = 0.35
 
-_EDGE = 0.012
+_EDGE = 0.024
+"""Least distance of an object's extent from the border; points of stars reach out of it by half of that."""
 _GAP = 0.012
 _DEPTH = 0.6
 """How far two objects may overlap, as a share of the smaller radius: about a fifth of its area."""
