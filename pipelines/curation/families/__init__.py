@@ -1,0 +1,1 @@
+"""Dataset families: one module each, with the facts of its format and nothing else."""

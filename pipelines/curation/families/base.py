@@ -1,0 +1,84 @@
+"""What every dataset family shares: where its files lie, how its splits are called, how it yields records."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+
+from pydantic import Field
+
+from pipelines.curation.records import Draft, RecordError
+from storage.errors import UsageError
+from storage.recipe import RecipeModel
+from storage.schema import Reject
+
+__all__ = ["Source", "SourceFiles", "draft_or_reject", "rejected"]
+
+SourceFiles = Mapping[str, object]
+"""Decoded content of a source's files by their name under the root."""
+
+
+class Source(RecipeModel, ABC):
+    """A source of one family: a folder with files of its format.
+
+    What a root holds is hashed, not where it lies: the same files elsewhere give the same corpus.
+    """
+
+    kind: str
+    """The family's module; the registry knows it."""
+    root: str | None = Field(default=None, json_schema_extra={"hashed": False})
+    """URL of the folder that the source's files are relative to; null: the root of the whole curation."""
+    image_root: str | None = Field(default=None, json_schema_extra={"hashed": False})
+    """URL of the folder that `images` is relative to; null: the source's root."""
+    images: str = "images/train2014"
+    """Folder of the images under `image_root`; empty: `image_root` itself."""
+    relabel_splits: dict[str, str] = Field(default_factory=dict[str, str])
+    """Splits that are given another name, such as `testA: train`; the corpus's card says so."""
+
+    @abstractmethod
+    def source_files(self) -> tuple[str, ...]:
+        """Names, under the root, of the files that records come from or refer to."""
+
+    @abstractmethod
+    def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
+        """Every record of the files, exactly once, as a draft or as a reject.
+
+        Args:
+            files: decoded content of each of `source_files()`.
+
+        Raises:
+            SourceError: a file as a whole is of another format.
+        """
+
+    @property
+    def root_url(self) -> str:
+        """The root, which by now must be known.
+
+        Raises:
+            UsageError: neither the source nor the curation names one.
+        """
+        if self.root is None:
+            raise UsageError(f"curation.sources: the {self.kind} source has no root; set curation.root or its own root")
+        return self.root
+
+    @property
+    def image_root_url(self) -> str:
+        """URL of the folder that `images` is relative to."""
+        return self.root_url if self.image_root is None else self.image_root
+
+    def split_name(self, word: str) -> str:
+        """The split that records of the source's split `word` go to."""
+        return self.relabel_splits.get(word, word)
+
+
+def rejected(family: str, source_file: str, locator: str, error: RecordError) -> Reject:
+    """The reject of a record that gives no draft."""
+    return Reject(family=family, source_file=source_file, locator=locator, reason=error.reason, detail=error.detail)
+
+
+def draft_or_reject(family: str, source_file: str, locator: str, build: Callable[[], Draft]) -> Draft | Reject:
+    """The draft that `build` makes, or the reject of the RecordError that it raises."""
+    try:
+        return build()
+    except RecordError as error:
+        return rejected(family, source_file, locator, error)

@@ -1,0 +1,116 @@
+"""Reads whole sources: their files, their records, and the identity of every picture they name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from pipelines.curation.config import CurationConfig
+from pipelines.curation.families.base import Source
+from pipelines.curation.records import Draft, PanopticSegment, RecordError
+from pipelines.curation.steps.loading import decode_source_file
+from pipelines.curation.steps.paths import SourceFolder, safe_join
+from storage.errors import SourceError
+from storage.keys import bytes_key
+from storage.schema import Reject, RejectReason
+
+__all__ = ["ImageFile", "Intake", "files_of", "image_file", "read_sources"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ImageFile:
+    """A file of pixels: the URL of the folder it is named under, and its path there."""
+
+    root: str
+    path: str
+
+
+@dataclass(slots=True)
+class Intake:
+    """Everything that the sources say, before any picture is decoded."""
+
+    digests: dict[str, str] = field(default_factory=dict[str, str])
+    """SHA-256 of each source file, by `<place of the source>:<name>`."""
+    drafts: list[tuple[int, Draft]] = field(default_factory=list[tuple[int, Draft]])
+    """Drafts in the order of their sources, each with the place of its source in the recipe."""
+    rejects: list[Reject] = field(default_factory=list[Reject])
+    """Records that gave no draft."""
+    records_in: Counter[str] = field(default_factory=Counter[str])
+    """Number of records by source file."""
+    files: dict[ImageFile, str | RecordError] = field(default_factory=dict[ImageFile, "str | RecordError"])
+    """SHA-256 of every picture and panoptic PNG that a draft names, or why it can't be read."""
+
+
+def read_sources(config: CurationConfig, report: Callable[[int, int], None]) -> Intake:
+    """Reads and decodes every source file, takes its records, and hashes the pictures they name.
+
+    Args:
+        config: what to read.
+        report: told how many pictures of how many are hashed, now and then.
+
+    Raises:
+        SourceError: a file is absent, damaged or of another format.
+        UnsafePickle: a pickle that wants more than plain data.
+        InfrastructureError: a store can't be reached.
+    """
+    intake = Intake()
+    for place, source in enumerate(config.sources):
+        content: dict[str, object] = {}
+        for name in dict.fromkeys(source.source_files()):
+            data = _read_source_file(source, name)
+            intake.digests[f"{place}:{name}"] = bytes_key(data)
+            content[name] = decode_source_file(data, name)
+        for record in source.records(content):
+            intake.records_in[record.source_file] += 1
+            if isinstance(record, Draft):
+                intake.drafts.append((place, record))
+            else:
+                intake.rejects.append(record)
+    names = sorted({name for place, draft in intake.drafts for name in files_of(draft, config.sources[place])})
+    intake.files = dict(zip(names, _hash_files(names, config.num_threads, report), strict=True))
+    return intake
+
+
+def image_file(draft: Draft, source: Source) -> ImageFile:
+    """The picture of a draft."""
+    return ImageFile(source.image_root_url, draft.image.path)
+
+
+def files_of(draft: Draft, source: Source) -> set[ImageFile]:
+    """The picture of a draft, and the panoptic PNGs that its masks are painted in."""
+    painted = (region.segmentation for region in draft.regions)
+    return {image_file(draft, source)} | {
+        ImageFile(source.root_url, segment.path) for segment in painted if isinstance(segment, PanopticSegment)
+    }
+
+
+def _read_source_file(source: Source, name: str) -> bytes:
+    folder = SourceFolder(source.root_url)
+    remedy = f"expected {', '.join(source.source_files())} under {source.root_url}"
+    if not folder.exists():
+        raise SourceError(f"{name}: the root {source.root_url} of the {source.kind} source is absent; {remedy}")
+    try:
+        return folder.read(safe_join("", name))
+    except RecordError as error:
+        known = {RejectReason.IMAGE_MISSING: "absent", RejectReason.PATH_UNSAFE: "leads out of the source's folder"}
+        raise SourceError(f"{name}: {known.get(error.reason, error.detail)}; {remedy}") from None
+
+
+def _hash_files(
+    files: list[ImageFile], num_threads: int, report: Callable[[int, int], None]
+) -> Iterable[str | RecordError]:
+    def digest(file: ImageFile) -> str | RecordError:
+        try:
+            return bytes_key(SourceFolder(file.root).read(file.path))
+        except RecordError as error:
+            return error
+
+    found: list[str | RecordError] = []
+    with ThreadPoolExecutor(num_threads) as pool:
+        for number, result in enumerate(pool.map(digest, files), start=1):
+            found.append(result)
+            if number % 1000 == 0 or number == len(files):
+                report(number, len(files))
+    return found

@@ -1,0 +1,55 @@
+"""Dataset families by their kind: a family is one module and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, TypeAlias, get_args
+
+from pydantic import Field, TypeAdapter
+
+from pipelines.curation.families.coco_panoptic import CocoPanopticSource
+from pipelines.curation.families.grefcoco import GRefCocoSource
+from pipelines.curation.families.osprey import OspreySource
+from pipelines.curation.families.perbench import PerBenchSource
+from pipelines.curation.families.refcoco import RefCocoSource
+from storage.errors import UnknownKind
+
+__all__ = ["SourceConfig", "check_kind", "known_kinds", "source_config"]
+
+SourceUnion: TypeAlias = (
+    CocoPanopticSource  # COCO panoptic: instance, semantic and category use
+    | GRefCocoSource  # gRefCOCO
+    | OspreySource  # Osprey-724k: detail descriptions and conversations
+    | PerBenchSource  # PerBench: detailed caption, multiple choice, visual-text referring
+    | RefCocoSource  # RefCOCO, RefCOCO+, RefCOCOg
+)
+SourceConfig = Annotated[SourceUnion, Field(discriminator="kind")]
+"""A source of any known family; `kind` decides which."""
+
+_ADAPTER: TypeAdapter[SourceUnion] = TypeAdapter(SourceConfig)
+
+
+def known_kinds() -> tuple[str, ...]:
+    """Kinds that a recipe can name, sorted."""
+    return tuple(sorted(source.model_fields["kind"].default for source in get_args(SourceUnion)))
+
+
+def check_kind(value: object) -> None:
+    """Checks the `kind` of a source that is still a mapping.
+
+    Raises:
+        UnknownKind: the registry doesn't know it; the message lists those it knows.
+    """
+    if isinstance(value, Mapping) and value.get("kind") not in known_kinds():
+        raise UnknownKind("dataset family", str(value.get("kind")), known_kinds())
+
+
+def source_config(value: Mapping[str, object]) -> SourceUnion:
+    """The source that a mapping describes.
+
+    Raises:
+        UnknownKind: of no known family.
+        ValidationError: a field that the family doesn't know, or a wrong value.
+    """
+    check_kind(value)
+    return _ADAPTER.validate_python(value)

@@ -1,0 +1,1 @@
+"""Steps of curation: plain functions over records, pictures and masks."""

@@ -1,0 +1,119 @@
+"""Puts a draft and its picture together: a sample, or the reason why not."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+from pipelines.curation.records import Draft, RecordError
+from pipelines.curation.steps.images import ProbedImage
+from pipelines.curation.steps.regions import MaskReader
+from pipelines.curation.steps.texts import SEG, region_numbers
+from storage.keys import Json, content_key
+from storage.masks import box_xyxy_px
+from storage.schema import Region, Reject, RejectReason, Sample, Task, Turn
+
+__all__ = ["assemble", "reject_of", "sample_key"]
+
+
+def reject_of(draft: Draft, error: RecordError) -> Reject:
+    """The reject of a draft that failed."""
+    return Reject(
+        family=draft.family,
+        source_file=draft.source_file,
+        locator=draft.locator,
+        reason=error.reason,
+        detail=error.detail,
+    )
+
+
+def assemble(draft: Draft, image: ProbedImage, masks: MaskReader) -> Sample:
+    """The sample of a draft.
+
+    Args:
+        draft: what the source says.
+        image: what the picture says.
+        masks: of that picture.
+
+    Raises:
+        RecordError: the picture has another size than the source says, a mask doesn't fit, or
+            placeholders don't match prompts and targets.
+    """
+    said = (draft.image.height or image.height, draft.image.width or image.width)
+    if said != (image.height, image.width):
+        raise RecordError(
+            RejectReason.IMAGE_SIZE_MISMATCH,
+            f"{draft.image.path}: expected {said[0]} x {said[1]} px, got {image.height} x {image.width}",
+        )
+    _check_placeholders(draft)
+    regions = tuple(masks.region(region) for region in draft.regions)
+    if draft.task is Task.INSTANCE:
+        regions = _left_to_right(regions)
+    sample = Sample(
+        sample_id="",
+        image_id=image.image_id,
+        family=draft.family,
+        task=draft.task,
+        split=draft.split,
+        regions=regions,
+        prompts=draft.prompts,
+        turns=draft.turns,
+        source_file=draft.source_file,
+        locator=draft.locator,
+    )
+    return replace(sample, sample_id=sample_key(sample))
+
+
+def sample_key(sample: Sample) -> str:
+    """Content key over every field of a sample but `sample_id`."""
+    return content_key(
+        [_plain(getattr(sample, field.name)) for field in fields(Sample) if field.name not in ("sample_id", "regions")]
+        + [
+            [
+                region.mask.height,
+                region.mask.width,
+                region.mask.counts.decode("ascii"),
+                region.category,
+                region.source_id,
+            ]
+            for region in sample.regions
+        ]
+    )
+
+
+def _plain(value: object) -> Json:
+    if value is None or isinstance(value, str | int | float):
+        return str(value) if isinstance(value, Task) else value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Turn):
+        return [value.text, value.answer, _plain(value.targets), list(value.options)]
+    return [_plain(getattr(value, field.name)) for field in fields(value)]  # type: ignore[arg-type]
+
+
+def _left_to_right(regions: tuple[Region, ...]) -> tuple[Region, ...]:
+    """By left edge, then upper edge; the source's order decides between equals."""
+
+    def corner(region: Region) -> tuple[int, int]:
+        box = box_xyxy_px(region.mask)
+        assert box is not None, "masks are never empty here"
+        return box[0], box[1]
+
+    return tuple(sorted(regions, key=corner))
+
+
+def _check_placeholders(draft: Draft) -> None:
+    answers = [turn.answer or "" for turn in draft.turns]
+    named = set(region_numbers(*(turn.text for turn in draft.turns), *answers))
+    if named != set(range(1, len(draft.prompts) + 1)):
+        raise RecordError(
+            RejectReason.PLACEHOLDER_MISMATCH,
+            f"expected <region1> to <region{len(draft.prompts)}> in the text, one per prompt, got {sorted(named)}",
+        )
+    for turn in draft.turns:
+        if SEG in turn.text:
+            raise RecordError(RejectReason.PLACEHOLDER_MISMATCH, f"{SEG} stands in a question; it belongs to answers")
+        if turn.answer is not None and turn.answer.count(SEG) != len(turn.targets):
+            raise RecordError(
+                RejectReason.PLACEHOLDER_MISMATCH,
+                f"expected one {SEG} per target, got {turn.answer.count(SEG)} for {len(turn.targets)} targets",
+            )

@@ -1,0 +1,112 @@
+"""Looks at pictures: decodes them whole, and tells size, media type, identity and perceptual hash."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from pipelines.curation.records import RecordError
+from storage.keys import bytes_key
+from storage.schema import RejectReason
+
+__all__ = ["MAX_IMAGE_PX", "ProbedImage", "coco_id_of", "decode_image", "difference_hash", "probe"]
+
+MAX_IMAGE_PX = 89_478_485
+"""Height x width beyond which Pillow itself refuses an image."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+# What Pillow's decoders raise on damaged files, by reading and by fuzzing; OSError includes UnidentifiedImageError.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
+            AttributeError, NotImplementedError, struct.error, zlib.error)  # fmt: skip
+_COCO_NAME = re.compile(r"(?:COCO_[a-z]+[0-9]{4}_)?([0-9]{12})\.[A-Za-z]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedImage:
+    """What a picture tells about itself; sizes in px as stored, EXIF orientation not applied."""
+
+    image_id: str
+    media_type: str
+    height: int
+    width: int
+    difference_hash: int
+
+
+def decode_image(data: bytes, max_image_px: int, name: str) -> Image.Image:
+    """Decodes a picture whole (the first frame).
+
+    Args:
+        data: the bytes of the file.
+        max_image_px: largest height x width that is decoded.
+        name: how messages name it.
+
+    Raises:
+        RecordError: IMAGE_TOO_LARGE from the header alone, before any pixel is decoded;
+            IMAGE_UNREADABLE when it is truncated, damaged or of no known format.
+    """
+    with warnings.catch_warnings():
+        # Pillow warns of odd metadata (and of bombs, which the limit below decides); neither is ours to pass on.
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            width, height = image.size
+            if width * height > min(max_image_px, MAX_IMAGE_PX):
+                raise RecordError(
+                    RejectReason.IMAGE_TOO_LARGE,
+                    f"{name}: expected at most {min(max_image_px, MAX_IMAGE_PX)} px, got {width} x {height}",
+                )
+            image.load()
+        except RecordError:
+            raise
+        except Image.DecompressionBombError:
+            raise RecordError(RejectReason.IMAGE_TOO_LARGE, f"{name}: more than {2 * MAX_IMAGE_PX} px") from None
+        except UnidentifiedImageError:
+            raise RecordError(
+                RejectReason.IMAGE_UNREADABLE, f"{name}: {len(data)} bytes that are none of {', '.join(_FORMATS)}"
+            ) from None
+        except _DAMAGED as error:
+            raise RecordError(
+                RejectReason.IMAGE_UNREADABLE, f"{name}: can't be decoded whole ({type(error).__name__}: {error})"
+            ) from None
+    return image
+
+
+def difference_hash(image: Image.Image) -> int:
+    """64-bit dHash: whether each cell of the 9 x 8 grey thumbnail is brighter than the one to its left.
+
+    Returns:
+        The bits row by row, the first one the highest, as a signed integer.
+    """
+    grey = image.convert("L") if image.mode != "L" else image
+    cells = np.asarray(grey.resize((9, 8), Image.Resampling.BILINEAR), dtype=np.int16)
+    bits = np.packbits(cells[:, 1:] > cells[:, :-1])
+    return int.from_bytes(bits.tobytes(), "big", signed=True)
+
+
+def probe(data: bytes, max_image_px: int, name: str) -> ProbedImage:
+    """Decodes a picture and tells what it is; see `decode_image` for what is raised."""
+    image = decode_image(data, max_image_px, name)
+    return ProbedImage(
+        image_id=bytes_key(data),
+        media_type=Image.MIME.get(image.format or "", "application/octet-stream"),
+        height=image.height,
+        width=image.width,
+        difference_hash=difference_hash(image),
+    )
+
+
+def coco_id_of(file_name: str) -> int | None:
+    """The COCO id in a COCO file name, of the 2014 or the 2017 release; None in any other name.
+
+    >>> coco_id_of("train2014/COCO_train2014_000000000154.jpg"), coco_id_of("000000000154.jpg"), coco_id_of("a.jpg")
+    (154, 154, None)
+    """
+    found = _COCO_NAME.fullmatch(file_name.rpartition("/")[2])
+    return int(found[1]) if found else None

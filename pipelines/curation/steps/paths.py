@@ -1,0 +1,96 @@
+"""File names of a source, kept inside its folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.curation.records import RecordError
+from pipelines.curation.steps.fields import shown
+from storage.errors import ObjectNotFound
+from storage.objects import Objects
+from storage.schema import RejectReason
+
+__all__ = ["SourceFolder", "safe_join"]
+
+_MAX_NAME_BYTES = 255  # of one path segment, on every common file system
+
+
+def safe_join(folder: str, name: str) -> str:
+    """The path of `name` below `folder`, both relative to a source's root, with forward slashes.
+
+    Raises:
+        RecordError: the name is empty, absolute, holds `..`, control characters, a backslash or a drive.
+
+    >>> safe_join("images/train2014", "COCO_train2014_000000000154.jpg")
+    'images/train2014/COCO_train2014_000000000154.jpg'
+    """
+    segments = name.split("/")
+    unsafe = (
+        not name
+        or name.startswith(("/", "~"))
+        or ":" in segments[0]
+        or "\\" in name
+        or any(segment in ("", ".", "..") or len(segment.encode()) > _MAX_NAME_BYTES for segment in segments)
+        or any(ord(character) < 32 or ord(character) == 127 for character in name)
+    )
+    if unsafe:
+        raise RecordError(
+            RejectReason.PATH_UNSAFE, f"file name: expected a plain path below the source's folder, got {shown(name)}"
+        )
+    return f"{folder.strip('/')}/{name}" if folder.strip("/") else name
+
+
+@dataclass(frozen=True)
+class SourceFolder:
+    """A source's folder at any URL, from which nothing outside of it is read (picklable).
+
+    Args:
+        url: as `Objects` takes it; never created by reading.
+    """
+
+    url: str
+
+    @property
+    def _local(self) -> Path | None:
+        return Objects.open(self.url).local_path
+
+    def exists(self) -> bool:
+        """Whether the folder is there (object stores have none: always)."""
+        return self._local is None or self._local.is_dir()
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file below the folder.
+
+        Raises:
+            RecordError: IMAGE_MISSING: no such file; PATH_UNSAFE: a link leads out of the folder;
+                IMAGE_UNREADABLE: it can't be opened.
+            InfrastructureError: the store can't be reached.
+        """
+        local = self._local
+        if local is None:
+            try:
+                return Objects.open(self.url).read(path)
+            except ObjectNotFound:
+                raise RecordError(RejectReason.IMAGE_MISSING, f"{path}: no such object in the source") from None
+        return _read_local(local, path)
+
+
+def _read_local(folder: Path, path: str) -> bytes:
+    target = folder / path
+    try:
+        resolved = os.path.realpath(target, strict=True)
+        root = os.path.realpath(folder)
+        if os.path.commonpath([resolved, root]) != root:
+            raise RecordError(
+                RejectReason.PATH_UNSAFE,
+                f"{path}: a link leads out of the source's folder; copy the file, or name its folder as image_root",
+            )
+        return Path(resolved).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise RecordError(RejectReason.IMAGE_MISSING, f"{path}: no such file in the source's folder") from None
+    except OSError as error:
+        reason = error.strerror or errno.errorcode.get(error.errno or 0, "unreadable")
+        raise RecordError(RejectReason.IMAGE_UNREADABLE, f"{path}: {reason}") from None
