@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeAlias
 
 from pipelines.scenes.chance import Chance
@@ -36,7 +37,7 @@ SEVERAL = "several"
 POSITION_KINDS = frozenset({"position", "relation"})
 """Kinds that speak of places; RefCOCO+ has none of these."""
 
-_TRIES = {"attribute": 6, "size": 8, "position": 8, "relation": 14, "texture": 8}
+_TRIES = {"attribute": 4, "size": 4, "position": 14, "relation": 26, "texture": 4}
 """Draws of a kind before another takes its turn: relations are often in vain or in doubt."""
 _OUTERMOST = {
     "left": ("leftmost",),
@@ -159,11 +160,6 @@ def say_beside(direction: str, anchor: Phrase, chance: Chance) -> str:
     return f"{chance.choice(_BESIDE[direction])} the {say(anchor)}"
 
 
-def _single_bits(meaning: SceneMeaning, phrase: Phrase, target: int) -> bool:
-    """Whether one word of the phrase alone would already denote the target."""
-    return any(meaning.word(word) == target for word in phrase.words())
-
-
 def _name(phrase: Phrase, moved: str | None, chance: Chance) -> str:
     """A noun phrase with or without its article, or with one of its words moved behind it."""
     roll = chance.random()
@@ -175,35 +171,44 @@ def _name(phrase: Phrase, moved: str | None, chance: Chance) -> str:
     return f"the {say(phrase)}"
 
 
-def _attribute(meaning: SceneMeaning, chance: Chance) -> Expression | None:
-    number = chance.below(len(meaning.scene.objects))
-    looks = meaning.looks(number)
-    phrase = Phrase(colour=looks.colour, shape=looks.shape)
-    target = 1 << number
-    if meaning.phrase(phrase) != target or _single_bits(meaning, phrase, target):
-        return None
-    return Expression(_name(phrase, "colour", chance), (number,), "attribute")
-
-
-def _distinguished(field: str) -> _Draw:
-    """Draws of an object that has a twin which differs mostly in one field, size or texture."""
+def _of_looks(kind: str) -> _Draw:
+    """Draws of an object that its looks tell apart: colour and shape, or a size or texture that decides."""
 
     def draw(meaning: SceneMeaning, chance: Chance) -> Expression | None:
-        number = chance.below(len(meaning.scene.objects))
-        looks = meaning.looks(number)
-        roll = chance.random()
-        colour = looks.colour if roll < 0.75 else None
-        shape = looks.shape if roll < 0.6 or roll >= 0.75 else None
-        target = 1 << number
-        without = meaning.phrase(Phrase(colour=colour, shape=shape))
-        if without == target:
+        found = _telling_phrases(meaning, kind)
+        if not found:
             return None
-        phrase = Phrase(colour=colour, shape=shape, **{field: getattr(looks, field)})
-        if meaning.phrase(phrase) != target or _single_bits(meaning, phrase, target):
-            return None
-        return Expression(_name(phrase, field, chance), (number,), field)
+        number, phrase = chance.choice(found)
+        moved = "colour" if kind == "attribute" else kind
+        return Expression(_name(phrase, moved, chance), (number,), kind)
 
     return draw
+
+
+@lru_cache(maxsize=4)
+def _telling_phrases(meaning: SceneMeaning, kind: str) -> tuple[tuple[int, Phrase], ...]:
+    """Objects with phrases that denote them, and that don't without the word that the kind is about.
+
+    Longer phrases stand there several times, so that they are drawn more often.
+    """
+    found: list[tuple[int, Phrase]] = []
+    for number in range(len(meaning.scene.objects)):
+        looks, target = meaning.looks(number), 1 << number
+        both = Phrase(colour=looks.colour, shape=looks.shape)
+        if kind == "attribute":
+            if _tells(meaning, both, target):
+                found.append((number, both))
+            continue
+        for phrase, times in ((both, 4), (replace(both, colour=None), 2), (replace(both, shape=None), 1)):
+            if meaning.phrase(phrase) != target:
+                telling = replace(phrase, **{kind: getattr(looks, kind)})
+                found.extend([(number, telling)] * (times if _tells(meaning, telling, target) else 0))
+    return tuple(found)
+
+
+def _tells(meaning: SceneMeaning, phrase: Phrase, target: int) -> bool:
+    """Whether a phrase denotes the target, and none of its words alone does."""
+    return meaning.phrase(phrase) == target and all(meaning.word(word) != target for word in phrase.words())
 
 
 def _candidates(meaning: SceneMeaning, chance: Chance, number: int) -> Phrase:
@@ -353,9 +358,9 @@ def _no_target(meaning: SceneMeaning, chance: Chance) -> Expression | None:
 
 
 _DRAWS: dict[str, _Draw] = {
-    "attribute": _attribute,
-    "size": _distinguished("size"),
+    "attribute": _of_looks("attribute"),
+    "size": _of_looks("size"),
     "position": _position,
     "relation": _relation,
-    "texture": _distinguished("texture"),
+    "texture": _of_looks("texture"),
 }
