@@ -9,7 +9,9 @@ An expression is drawn as a meaning, resolved in the scene (see `meaning`), and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
@@ -39,6 +41,8 @@ POSITION_KINDS = frozenset({"position", "relation"})
 
 _TRIES = {"attribute": 4, "size": 4, "position": 14, "relation": 26, "texture": 4}
 """Draws of a kind before another takes its turn: relations are often in vain or in doubt."""
+_LARGEST_SHARE = 0.5
+"""Largest share of the expressions of a picture that may be about one of its objects."""
 _OUTERMOST = {
     "left": ("leftmost",),
     "right": ("rightmost",),
@@ -109,35 +113,38 @@ def single_expressions(
         chance: the draws.
 
     Returns:
-        Expressions with different texts; fewer than asked for where the scene offers no more.
+        Expressions with different texts, no more than half of them about one object; fewer than
+        asked for where the scene offers no more.
     """
     found: dict[str, Expression] = {}
+    per_target: Counter[tuple[int, ...]] = Counter()
+    most = math.ceil(num_expressions * _LARGEST_SHARE)
     for _ in range(num_expressions):
         left = {kind: weight for kind, weight in weights.items() if weight > 0}
-        size_before = len(found)
-        while left and len(found) == size_before:
+        expression = None
+        while left and expression is None:
             kind = chance.weighted(left)
-            for expression in _different(_DRAWS[kind], 1, meaning, chance, _TRIES[kind], found):
-                found[expression.text] = expression
             del left[kind]
+            for _ in range(_TRIES[kind]):
+                expression = _DRAWS[kind](meaning, chance)
+                if expression is not None and expression.text not in found and per_target[expression.targets] < most:
+                    break
+                expression = None
+        if expression is None:
+            break
+        found[expression.text] = expression
+        per_target[expression.targets] += 1
     return list(found.values())
 
 
-def _different(
-    draw: _Draw,
-    count: int,
-    meaning: SceneMeaning,
-    chance: Chance,
-    tries: int = 12,
-    known: Container[str] = (),
-) -> list[Expression]:
-    """Up to `count` expressions with different texts, with so many tries for each."""
+def _different(draw: _Draw, count: int, meaning: SceneMeaning, chance: Chance) -> list[Expression]:
+    """Up to `count` expressions with different texts, with a dozen tries for each."""
     found: dict[str, Expression] = {}
-    for _ in range(tries * count):
+    for _ in range(12 * count):
         if len(found) == count:
             break
         expression = draw(meaning, chance)
-        if expression is not None and expression.text not in known:
+        if expression is not None:
             found[expression.text] = expression
     return list(found.values())
 
@@ -178,7 +185,8 @@ def _of_looks(kind: str) -> _Draw:
         found = _telling_phrases(meaning, kind)
         if not found:
             return None
-        number, phrase = chance.choice(found)
+        number, phrases = chance.choice(found)
+        phrase = chance.choice(phrases)
         moved = "colour" if kind == "attribute" else kind
         return Expression(_name(phrase, moved, chance), (number,), kind)
 
@@ -186,23 +194,24 @@ def _of_looks(kind: str) -> _Draw:
 
 
 @lru_cache(maxsize=4)
-def _telling_phrases(meaning: SceneMeaning, kind: str) -> tuple[tuple[int, Phrase], ...]:
-    """Objects with phrases that denote them, and that don't without the word that the kind is about.
+def _telling_phrases(meaning: SceneMeaning, kind: str) -> tuple[tuple[int, tuple[Phrase, ...]], ...]:
+    """Objects with the phrases that denote them, and that don't without the word that the kind is about.
 
     Longer phrases stand there several times, so that they are drawn more often.
     """
-    found: list[tuple[int, Phrase]] = []
+    found: list[tuple[int, tuple[Phrase, ...]]] = []
     for number in range(len(meaning.scene.objects)):
         looks, target = meaning.looks(number), 1 << number
         both = Phrase(colour=looks.colour, shape=looks.shape)
         if kind == "attribute":
-            if _tells(meaning, both, target):
-                found.append((number, both))
-            continue
-        for phrase, times in ((both, 4), (replace(both, colour=None), 2), (replace(both, shape=None), 1)):
-            if meaning.phrase(phrase) != target:
-                telling = replace(phrase, **{kind: getattr(looks, kind)})
-                found.extend([(number, telling)] * (times if _tells(meaning, telling, target) else 0))
+            phrases = [both]
+        else:
+            longer = (both, both, both, both, replace(both, colour=None), replace(both, colour=None))
+            without = [phrase for phrase in (*longer, replace(both, shape=None)) if meaning.phrase(phrase) != target]
+            phrases = [replace(phrase, **{kind: getattr(looks, kind)}) for phrase in without]
+        telling = tuple(phrase for phrase in phrases if _tells(meaning, phrase, target))
+        if telling:
+            found.append((number, telling))
     return tuple(found)
 
 
