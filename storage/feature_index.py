@@ -1,0 +1,266 @@
+"""What a feature store holds: part descriptions, tables of rows, and the numbered index snapshots."""
+
+# pyright: reportUnknownParameterType=false
+# (pyarrow has no types: every `pa.Table` in a signature is unknown to the checker)
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.codecs import Codec, codec_of
+from storage.errors import CorruptObject, ObjectNotFound, UsageError
+from storage.feature_plan import ArrayPlan, PartPlan
+from storage.keys import Json, bytes_key, canonical_json
+from storage.manifest import MANIFEST_NAME, Manifest
+from storage.objects import Objects
+
+__all__ = [
+    "ROWS_NAME",
+    "ROW_SCHEMA",
+    "OpenPart",
+    "PartDescription",
+    "PartEntry",
+    "Snapshot",
+    "add_part",
+    "open_part",
+    "part_objects",
+    "read_snapshot",
+]
+
+ROWS_NAME = "rows.parquet"
+"""Key of the table of rows below a part."""
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("array", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+"""One row per planned image; height and width in cells; `status` is a `RowStatus`."""
+
+_SNAPSHOT = re.compile(r"index/(\d{8})\.json")
+_ATTRIBUTE = "sailloft"
+
+
+@dataclass(frozen=True, slots=True)
+class PartDescription:
+    """What all parts of a store have in common."""
+
+    fingerprint: str
+    """Content key of the teacher: weights, preprocessing, layer, grid policy, dtype."""
+    encoding: str
+    """Name of the codec, `raw16` or `int8`."""
+    num_channels: int
+    geometry: Mapping[str, Json] = field(default_factory=dict[str, Json])
+    """How a grid follows from an image's size, for the record: policy, stride, input size."""
+
+    def to_json(self) -> dict[str, Json]:
+        """As it stands in attributes and snapshots."""
+        return {
+            "fingerprint": self.fingerprint,
+            "encoding": self.encoding,
+            "num_channels": self.num_channels,
+            "geometry": self.geometry,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> PartDescription:
+        """The inverse of `to_json`; raises KeyError."""
+        return cls(value["fingerprint"], value["encoding"], value["num_channels"], value["geometry"])
+
+
+@dataclass(frozen=True, slots=True)
+class PartEntry:
+    """A live part, as a snapshot lists it."""
+
+    part: str
+    manifest_sha256: str
+    num_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One numbered state of a store."""
+
+    number: int
+    description: PartDescription
+    parts: tuple[PartEntry, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class OpenPart:
+    """A part opened for reading."""
+
+    key: str
+    objects: Objects
+    description: PartDescription
+    arrays: Mapping[str, ArrayPlan]
+    rows: pa.Table
+    manifest: Manifest
+
+
+def part_objects(store: Objects, part: str) -> Objects:
+    """The prefix of one part."""
+    return store.child(f"parts/{part}")
+
+
+def group_json(description: PartDescription, plan: PartPlan) -> bytes:
+    """`zarr.json` of the part's group; its attributes describe the part."""
+    arrays: list[Json] = [
+        {
+            "name": array.name,
+            "num_rows": array.num_rows,
+            "cells": array.cells,
+            "rows_per_shard": array.rows_per_shard,
+        }
+        for array in plan.arrays
+    ]
+    attributes: dict[str, Json] = {_ATTRIBUTE: {**description.to_json(), "arrays": arrays}}
+    return canonical_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def array_json(array: ArrayPlan, codec: Codec) -> bytes:
+    """`zarr.json` of one array."""
+    little: Json = {"name": "bytes", "configuration": {"endian": "little"}}
+    sharding: Json = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": [1, array.num_channels, array.cells],
+            "codecs": codec.zarr_codecs(),
+            "index_codecs": [little, {"name": "crc32c"}],
+            "index_location": "end",
+        },
+    }
+    return canonical_json(
+        {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [array.num_rows, array.num_channels, array.cells],
+            "data_type": codec.zarr_data_type(),
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [array.rows_per_shard, array.num_channels, array.cells]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": codec.zarr_fill_value(),
+            "codecs": [sharding],
+            "attributes": {},
+            "dimension_names": ["row", "channel", "cell"],
+        }
+    )
+
+
+def rows_bytes(table: pa.Table) -> bytes:
+    """`rows.parquet` of a table of `ROW_SCHEMA`; the same rows give the same bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table.cast(ROW_SCHEMA), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def open_part(store: Objects, entry: PartEntry) -> OpenPart:
+    """Opens a part and checks what it reads against the hashes that lead to it.
+
+    Raises:
+        CorruptObject: manifest, group or table of rows is missing or differs.
+    """
+    objects = part_objects(store, entry.part)
+    data = _read(objects, MANIFEST_NAME, entry.manifest_sha256)
+    try:
+        manifest = Manifest.from_json(data)
+        group = json.loads(_read(objects, "zarr.json", manifest.file("zarr.json").sha256))
+        rows = pq.read_table(pa.BufferReader(_read(objects, ROWS_NAME, manifest.file(ROWS_NAME).sha256)))
+        attributes = cast("dict[str, Any]", group["attributes"][_ATTRIBUTE])
+        description = PartDescription.from_json(attributes)
+        arrays = {
+            array["name"]: ArrayPlan(
+                array["name"], array["num_rows"], description.num_channels, array["cells"], array["rows_per_shard"]
+            )
+            for array in attributes["arrays"]
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, CorruptObject):
+            raise
+        raise CorruptObject(f"{objects.url}: not a part of this version: {type(error).__name__} {error}") from error
+    return OpenPart(entry.part, objects, description, arrays, rows, manifest)
+
+
+def _read(objects: Objects, key: str, sha256: str) -> bytes:
+    try:
+        data = objects.read(key)
+    except ObjectNotFound as error:
+        raise CorruptObject(
+            f"{objects.url}/{key}: missing, though the index lists the part; run teach again"
+        ) from error
+    if bytes_key(data) != sha256:
+        raise CorruptObject(f"{objects.url}/{key}: expected SHA-256 {sha256}, found {bytes_key(data)}")
+    return data
+
+
+def read_snapshot(store: Objects, number: int | None = None) -> Snapshot | None:
+    """One snapshot of the index, by default the newest; None if the store has none yet.
+
+    Raises:
+        ObjectNotFound: the snapshot asked for doesn't exist.
+        CorruptObject: it can't be read.
+    """
+    if number is None:
+        matches = [_SNAPSHOT.fullmatch(info.key) for info in store.list("index")]
+        number = max((int(match[1]) for match in matches if match), default=None)
+        if number is None:
+            return None
+    key = f"index/{number:08d}.json"
+    try:
+        value = cast("dict[str, Any]", json.loads(store.read(key)))
+        codec_of(value["description"]["encoding"])
+        parts = [PartEntry(part["part"], part["manifest_sha256"], part["num_images"]) for part in value["parts"]]
+        return Snapshot(number, PartDescription.from_json(value["description"]), tuple(parts))
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CorruptObject(f"{store.url}/{key}: not an index snapshot: {type(error).__name__} {error}") from error
+
+
+def add_part(store: Objects, description: PartDescription, entry: PartEntry) -> Snapshot:
+    """Makes a published part live, by a new snapshot on top of the newest; does nothing if it is live.
+
+    Raises:
+        UsageError: the store holds features of another teacher or encoding.
+        CorruptObject: the store lists the part with another manifest.
+    """
+    while True:
+        newest = read_snapshot(store)
+        parts: Sequence[PartEntry] = ()
+        if newest is not None:
+            if newest.description.to_json() != description.to_json():
+                raise UsageError(
+                    f"{store.url}: holds {newest.description.to_json()}, can't add {description.to_json()}; "
+                    "give each teacher and encoding its own store"
+                )
+            parts = newest.parts
+        for known in parts:
+            if known.part == entry.part:
+                if known != entry:
+                    raise CorruptObject(f"{store.url}: part {entry.part} is listed with another manifest: {known}")
+                return cast(Snapshot, newest)
+        snapshot = Snapshot(1 if newest is None else newest.number + 1, description, (*parts, entry))
+        if store.create(f"index/{snapshot.number:08d}.json", _snapshot_json(snapshot)):
+            return snapshot
+
+
+def _snapshot_json(snapshot: Snapshot) -> bytes:
+    parts: list[Json] = [
+        {"part": part.part, "manifest_sha256": part.manifest_sha256, "num_images": part.num_images}
+        for part in snapshot.parts
+    ]
+    return canonical_json({"description": snapshot.description.to_json(), "parts": parts})
