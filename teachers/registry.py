@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, TypeAlias
 
 from pydantic import Field
@@ -11,7 +14,7 @@ from storage.errors import UnknownKind
 from teachers.mask2former import Mask2FormerTeacherConfig
 from teachers.sam2 import Sam2TeacherConfig
 
-__all__ = ["TEACHERS", "TeacherConfig", "parse_teacher"]
+__all__ = ["TEACHERS", "TeacherCard", "TeacherConfig", "parse_teacher", "teacher_card"]
 
 TeacherConfig: TypeAlias = Annotated[Mask2FormerTeacherConfig | Sam2TeacherConfig, Field(discriminator="kind")]
 """Any teacher, told apart by `kind`."""
@@ -21,6 +24,30 @@ TEACHERS: dict[str, type[Mask2FormerTeacherConfig] | type[Sam2TeacherConfig]] = 
     "sam2": Sam2TeacherConfig,
 }
 """Configuration class by `kind`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherCard:
+    """What plans and stores need to know of a teacher's weights."""
+
+    fingerprint: str
+    num_channels: int
+
+
+def teacher_card(config: Mask2FormerTeacherConfig | Sam2TeacherConfig) -> TeacherCard:
+    """Reads the weights, once per process and on the CPU, and says what they are.
+
+    Raises:
+        DataError: the checkpoint lacks weights of the feature network.
+        OSError: no checkpoint under that path or name.
+    """
+    return _card_of(config.model_dump_json())
+
+
+@lru_cache(maxsize=16)
+def _card_of(config: str) -> TeacherCard:
+    teacher = parse_teacher(json.loads(config)).build("cpu")
+    return TeacherCard(teacher.fingerprint, teacher.num_channels)
 
 
 def parse_teacher(fields: Mapping[str, object]) -> Mask2FormerTeacherConfig | Sam2TeacherConfig:

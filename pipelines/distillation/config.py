@@ -1,0 +1,74 @@
+"""How features are laid on a grid, encoded, and computed."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from storage.recipe import RecipeModel
+
+__all__ = ["FeaturesConfig", "StudentGrid"]
+
+
+class StudentGrid(RecipeModel):
+    """What decides the grids on which a student compares its features with a teacher's."""
+
+    patch_size_px: int = Field(16, gt=0)
+    """Side of a square patch, in px of the student's resized image."""
+    mask_stride_px: int = Field(4, gt=0)
+    """Pixels of the student's resized image per cell of its mask features; divides the patch size."""
+    max_side_px: int = Field(1024, gt=0)
+    """Upper bound of the long side of the student's resized image; a multiple of the patch size."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.patch_size_px % self.mask_stride_px:
+            raise ValueError(
+                f"mask_stride_px: expected a divisor of patch_size_px {self.patch_size_px}, got {self.mask_stride_px}"
+            )
+        if self.max_side_px % self.patch_size_px:
+            raise ValueError(
+                f"max_side_px: expected a multiple of patch_size_px {self.patch_size_px}, got {self.max_side_px}"
+            )
+        return self
+
+
+class FeaturesConfig(RecipeModel):
+    """From corpus and teacher to a feature store."""
+
+    codec: Literal["raw16", "int8"] = "int8"
+    """Encoding: `raw16` is half precision; `int8` one byte per value, affine per image and channel, outliers exact."""
+    grid: Literal["native", "student"] = "native"
+    """`native`: as the teacher gives it. `student`: bilinearly resized (align_corners=False) to the grid on
+    which the student is compared with this teacher: the same loss from fewer bytes, for that student alone."""
+    student: StudentGrid | None = None
+    """Grids of the student; needed by `grid: student` and by nothing else."""
+    splits: tuple[str, ...] = ()
+    """Images with a sample in one of these splits; empty: every image of the corpus."""
+    batch_size: int = Field(16, gt=0)
+    """Images of equal shape per forward pass; it decides the last bits of the features, so the plan fixes it."""
+    images_per_shard: int = Field(1024, gt=0)
+    """Upper bound of the images in one shard, which is also the unit of work and of resuming."""
+    shard_mib: float = Field(64.0, gt=0)
+    """Upper bound of a shard's stored size in MiB; one image may be larger."""
+    num_actors: int = Field(2, gt=0, json_schema_extra={"hashed": False})
+    """Teachers running side by side."""
+    num_cpus_per_actor: float = Field(1.0, gt=0, json_schema_extra={"hashed": False})
+    """CPUs that Ray counts for each teacher."""
+    num_gpus_per_actor: float = Field(0.0, ge=0, json_schema_extra={"hashed": False})
+    """GPUs of each teacher; 0: it runs on the CPU."""
+    num_batches_ahead: int = Field(2, gt=0, json_schema_extra={"hashed": False})
+    """Batches that are read and decoded ahead of each teacher, by CPU tasks."""
+    num_cpus_per_decoder: float = Field(0.5, gt=0, json_schema_extra={"hashed": False})
+    """CPUs that Ray counts for each reading and decoding task."""
+    max_reject_share: float = Field(0.05, ge=0, le=1, json_schema_extra={"hashed": False})
+    """Share of the planned images on which the teacher may fail; above it nothing is published."""
+    max_retries: int = Field(3, ge=0, json_schema_extra={"hashed": False})
+    """How often a teacher that died is started again, and its shard begun again."""
+
+    @model_validator(mode="after")
+    def _has_student(self) -> Self:
+        if self.grid == "student" and self.student is None:
+            raise ValueError("student: expected the student's grids, since `grid: student` resizes to them; got null")
+        return self

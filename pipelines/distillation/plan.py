@@ -1,0 +1,207 @@
+"""What has to be computed: pure, and the same on every machine and in every run.
+
+    images of the corpus -> those that the store doesn't know -> grids -> size classes, shards, batches
+
+The plan fixes which images form a batch, so that a repeated run gives the same bits; and its key is
+the part's name, so that an interrupted run finds its shards again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, cast
+
+from pipelines.distillation.config import FeaturesConfig
+from storage.codecs import codec_of
+from storage.feature_plan import ArrayPlan, PartPlan, ShardPlan, plan_rows
+from storage.geometry import student_grid
+from storage.keys import Json, content_key
+from storage.schema import SCHEMA_VERSION
+from teachers.base import Geometry
+
+__all__ = [
+    "Batch",
+    "ImageSize",
+    "ShardTask",
+    "StudentSource",
+    "TeachPlan",
+    "coverage_key",
+    "coverage_path",
+    "feature_fingerprint",
+    "feature_grid",
+    "input_batches",
+    "plan_teaching",
+    "store_key",
+]
+
+VERSION = 1
+"""Raised when the same inputs give other features, shards or batches; part of every key here."""
+
+ImageSize: TypeAlias = tuple[str, int, int]
+"""Image id, height and width in px."""
+
+StudentSource: TypeAlias = Literal["mask_features", "patches"]
+"""Which of the student's features is compared with the teacher's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images of one forward pass, as positions within their shard, and their input size in px."""
+
+    positions: tuple[int, ...]
+    input_size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """The unit of work: one shard and the batches that make it."""
+
+    shard: ShardPlan
+    batches: tuple[Batch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TeachPlan:
+    """Everything that one part needs, and its name."""
+
+    key: str
+    part: PartPlan
+    image_sizes: Mapping[str, tuple[int, int]]
+    """(height, width) of each planned image in px."""
+    geometry: Geometry
+    batch_size: int
+
+    def tasks(self, finished: Container[str] = ()) -> Iterator[ShardTask]:
+        """Shards to compute, less those whose key within the part is in `finished`."""
+        for shard in self.part.shards():
+            if shard.key not in finished:
+                sizes = [self.geometry.input_size(*self.image_sizes[row.image_id]) for row in shard.rows]
+                yield ShardTask(shard, input_batches(sizes, self.batch_size))
+
+
+def feature_grid(
+    config: FeaturesConfig, geometry: Geometry, source: StudentSource, height_px: int, width_px: int
+) -> tuple[int, int]:
+    """(rows, columns) of an image's stored features.
+
+    Args:
+        config: says whose grid it is.
+        geometry: the teacher.
+        source: what of the student this teacher is compared with.
+        height_px: height of the image.
+        width_px: width of the image.
+    """
+    if config.grid == "native" or config.student is None:
+        return geometry.output_grid(height_px, width_px)
+    student = config.student
+    rows, columns = student_grid(height_px, width_px, student.patch_size_px, student.max_side_px)
+    cells_per_patch = student.patch_size_px // student.mask_stride_px if source == "mask_features" else 1
+    return rows * cells_per_patch, columns * cells_per_patch
+
+
+def input_batches(input_sizes: Sequence[tuple[int, int]], batch_size: int) -> tuple[Batch, ...]:
+    """Cuts the images of a shard into batches of one input size each, sizes in order of their first image.
+
+    >>> [batch.positions for batch in input_batches([(8, 8), (8, 4), (8, 8), (8, 8)], 2)]
+    [(0, 2), (3,), (1,)]
+    """
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for position, size in enumerate(input_sizes):
+        by_size.setdefault(size, []).append(position)
+    return tuple(
+        Batch(tuple(positions[start : start + batch_size]), size)
+        for size, positions in by_size.items()
+        for start in range(0, len(positions), batch_size)
+    )
+
+
+def feature_fingerprint(teacher: str, config: FeaturesConfig, source: StudentSource) -> str:
+    """Content key of the features before they are encoded: the teacher and the grid they lie on.
+
+    Args:
+        teacher: the teacher's fingerprint.
+        config: whose grid it is.
+        source: what of the student the teacher is compared with; matters for `grid: student` alone.
+    """
+    grid: dict[str, Json] = {"policy": config.grid}
+    if config.grid == "student" and config.student is not None:
+        grid |= {"student": _json(config.student.hashed_fields()), "source": source}
+    return content_key({"stage": "features", "version": VERSION, "teacher": teacher, "grid": grid})
+
+
+def store_key(fingerprint: str, config: FeaturesConfig) -> str:
+    """Content key of a feature store: features (see `feature_fingerprint`) and encoding; not the images."""
+    return content_key({"schema_version": SCHEMA_VERSION, "features": fingerprint, "encoding": config.codec})
+
+
+def coverage_key(store: str, corpus: str, config: FeaturesConfig) -> str:
+    """Content key of the statement that a store holds what one corpus needs.
+
+    Args:
+        store: key of the store.
+        corpus: key of the corpus.
+        config: says which splits are needed.
+    """
+    return content_key({"stage": "teach", "store": store, "corpus": corpus, "splits": sorted(config.splits)})
+
+
+def coverage_path(key: str) -> str:
+    """Where that statement lies below the store."""
+    return f"corpora/{key}"
+
+
+def plan_teaching(
+    images: Iterable[ImageSize],
+    config: FeaturesConfig,
+    geometry: Geometry,
+    source: StudentSource,
+    num_channels: int,
+    store: str,
+) -> TeachPlan:
+    """Plans one part.
+
+    Args:
+        images: those that the store doesn't know, in the order of the corpus, which is that of its files.
+        config: grid, encoding, shards and batches.
+        geometry: the teacher.
+        source: what of the student this teacher is compared with.
+        num_channels: of the teacher's features.
+        store: key of the feature store.
+
+    Raises:
+        ValueError: an image is listed twice or has no pixels.
+    """
+    listed = list(images)
+    grids = [(image_id, *feature_grid(config, geometry, source, height, width)) for image_id, height, width in listed]
+    bytes_per_value = codec_of(config.codec).dtype.itemsize
+    part = plan_rows(grids, num_channels, bytes_per_value, max(1, int(config.shard_mib * 2**20)))
+    part = replace(part, arrays=tuple(_limit_rows(array, config.images_per_shard) for array in part.arrays))
+    layout: dict[str, Json] = {
+        "version": VERSION,
+        "store": store,
+        "images": _images_key(listed),
+        "batch_size": config.batch_size,
+        "images_per_shard": config.images_per_shard,
+        "shard_mib": config.shard_mib,
+    }
+    sizes = {image_id: (height, width) for image_id, height, width in listed}
+    return TeachPlan(content_key(layout), part, sizes, geometry, config.batch_size)
+
+
+def _limit_rows(array: ArrayPlan, images_per_shard: int) -> ArrayPlan:
+    most = min(array.rows_per_shard, images_per_shard)
+    num_shards = -(-array.num_rows // most)
+    return replace(array, rows_per_shard=-(-array.num_rows // num_shards))
+
+
+def _images_key(images: Sequence[ImageSize]) -> str:
+    digest = hashlib.sha256()
+    for image_id, height, width in images:
+        digest.update(f"{image_id} {height} {width}\n".encode())
+    return digest.hexdigest()
+
+
+def _json(fields: Mapping[str, object]) -> dict[str, Json]:
+    return cast("dict[str, Json]", dict(fields))

@@ -1,0 +1,208 @@
+"""From image bytes to rows of a shard: plain functions over records and arrays."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from pipelines.distillation.plan import ShardTask
+from storage.errors import DataError, InfrastructureError, ObjectNotFound
+from storage.feature_plan import PlannedRow
+from storage.feature_writer import FeatureRow
+from storage.keys import bytes_key
+from storage.objects import Objects
+from storage.schema import ImageRecord
+from teachers.base import Geometry, Teacher
+
+__all__ = [
+    "compute_features",
+    "compute_shard",
+    "decode_rgb",
+    "feature_rows",
+    "image_bytes",
+    "prepare_batch",
+    "resize_features",
+]
+
+
+def image_bytes(record: ImageRecord) -> bytes:
+    """The file's bytes, from the record or from its URI.
+
+    Raises:
+        DataError: the bytes are gone, or are not those of the corpus any more.
+        InfrastructureError: the store can't be reached.
+    """
+    if record.data is not None:
+        return record.data
+    folder, _, name = (record.uri or "").rpartition("/")
+    if not folder or not name:
+        raise DataError(f"image {record.image_id}: expected bytes or a URI of a file, got {record.uri!r}")
+    try:
+        data = Objects.open(folder).read(name)
+    except ObjectNotFound as error:
+        raise DataError(f"image {record.image_id}: {error}") from error
+    if bytes_key(data) != record.image_id:
+        raise DataError(f"image {record.image_id}: {record.uri} holds other bytes now; restore it or curate again")
+    return data
+
+
+def decode_rgb(data: bytes) -> Image.Image:
+    """The picture as RGB, EXIF orientation not applied.
+
+    Raises:
+        DataError: no picture, a truncated one, or one of more pixels than PIL opens without a warning.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data)).convert("RGB")
+    # What PIL's decoders raise on damaged files; SyntaxError comes from the PNG reader.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"can't be decoded: {error}") from error
+
+
+def prepare_batch(
+    geometry: Geometry, records: Sequence[ImageRecord], input_size: tuple[int, int]
+) -> tuple[Tensor, dict[int, str]]:
+    """Reads, decodes and preprocesses the images of one batch.
+
+    Args:
+        geometry: how the teacher takes images.
+        records: images that the plan says have one input size.
+        input_size: that size, (height, width) in px.
+
+    Returns:
+        Inputs [batch, 3, height, width], zeros where an image can't be used; and what is wrong with
+        those, by position.
+    """
+    batch = torch.zeros(len(records), 3, *input_size)
+    failures: dict[int, str] = {}
+    for position, record in enumerate(records):
+        try:
+            image = decode_rgb(image_bytes(record))
+        except DataError as error:
+            failures[position] = str(error)
+            continue
+        if (image.height, image.width) != (record.height, record.width):
+            failures[position] = (
+                f"expected {record.height} x {record.width} px as in the corpus, got {image.height} x {image.width}"
+            )
+            continue
+        batch[position] = geometry.preprocess(image)
+    return batch, failures
+
+
+def compute_features(teacher: Teacher, batch: Tensor, failures: Mapping[int, str]) -> tuple[Tensor, dict[int, str]]:
+    """Runs the teacher; an image on which it fails becomes zeros, and the batch is repeated.
+
+    So the features of the others are those of the same batch without the culprit, whenever and
+    wherever it is computed.
+
+    Args:
+        teacher: the teacher.
+        batch: inputs [batch, 3, height, width].
+        failures: images that are zeros already, and why.
+
+    Returns:
+        Features [batch, channels, rows, columns] on the CPU, of no meaning where an image failed;
+        and all failures by position.
+
+    Raises:
+        InfrastructureError: the teacher fails on zeros too, so that no image is to blame.
+    """
+    failed = dict(failures)
+    while True:
+        try:
+            features = teacher.forward(batch).cpu()
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, ArithmeticError) as error:
+            culprits = _failing_alone(teacher, batch, failed, error)
+        else:
+            finite = torch.isfinite(features).flatten(1).all(1).tolist()
+            culprits = {
+                position: "the teacher's features are not finite"
+                for position, is_finite in enumerate(finite)
+                if not is_finite and position not in failed
+            }
+            if not culprits:
+                return features, failed
+        batch = batch.clone()
+        batch[list(culprits)] = 0
+        failed |= culprits
+
+
+def _failing_alone(teacher: Teacher, batch: Tensor, failed: Mapping[int, str], error: Exception) -> dict[int, str]:
+    """Which images make the teacher raise, each tried alone."""
+    try:
+        teacher.forward(torch.zeros_like(batch))
+    except (RuntimeError, ValueError, ArithmeticError) as blank_error:
+        raise InfrastructureError(
+            f"the teacher fails on a blank batch of {tuple(batch.shape)}: {blank_error}; "
+            "check device, memory and weights"
+        ) from blank_error
+    culprits: dict[int, str] = {}
+    for position in range(len(batch)):
+        if position in failed:
+            continue
+        try:
+            teacher.forward(batch[position : position + 1])
+        except (RuntimeError, ValueError, ArithmeticError) as own_error:
+            culprits[position] = f"the teacher failed: {own_error}"
+    if not culprits:
+        raise InfrastructureError(
+            f"the teacher fails on a batch of {tuple(batch.shape)} but on none of its images alone: {error}; "
+            "lower features.batch_size"
+        ) from error
+    return culprits
+
+
+def resize_features(features: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Features [batch, channels, rows, columns] on another grid, as the student's loss would resize them."""
+    if tuple(features.shape[-2:]) == grid:
+        return features
+    return functional.interpolate(features, size=grid, mode="bilinear", align_corners=False)
+
+
+def feature_rows(rows: Sequence[PlannedRow], features: Tensor, failures: Mapping[int, str]) -> list[FeatureRow]:
+    """What is stored of one batch: each image on its planned grid, or the reason why it has none.
+
+    Args:
+        rows: the batch's images.
+        features: [batch, channels, rows, columns] as the teacher gives them.
+        failures: reasons by position.
+    """
+    result: list[FeatureRow] = []
+    for position, row in enumerate(rows):
+        if position in failures:
+            result.append(FeatureRow(row.image_id, row.height, row.width, None, failures[position]))
+            continue
+        resized = resize_features(features[position : position + 1], (row.height, row.width))[0]
+        values = np.ascontiguousarray(resized.numpy(), dtype=np.float32)
+        result.append(FeatureRow(row.image_id, row.height, row.width, values))
+    return result
+
+
+def compute_shard(
+    teacher: Teacher, task: ShardTask, inputs: Iterable[tuple[Tensor, dict[int, str]]]
+) -> list[FeatureRow]:
+    """All rows of one shard, in its order.
+
+    Args:
+        teacher: the teacher.
+        task: the shard and its batches.
+        inputs: what `prepare_batch` gives for each batch, in the order of `task.batches`.
+    """
+    found: dict[int, FeatureRow] = {}
+    for batch, (tensor, failures) in zip(task.batches, inputs, strict=True):
+        features, failed = compute_features(teacher, tensor, failures)
+        rows = [task.shard.rows[position] for position in batch.positions]
+        found.update(zip(batch.positions, feature_rows(rows, features, failed), strict=True))
+    return [found[position] for position in range(len(task.shard.rows))]
