@@ -29,7 +29,7 @@ class Recipe(RecipeModel):
     workspace: str = Field("runs", min_length=1, json_schema_extra={"hashed": False})
     """URL below which every output lies: a local folder, `s3://bucket/prefix`, `gs://`, `az://` or `memory://`."""
     scenes: ScenesConfig | None = None
-    """Synthetic source files to write first; null: the sources exist."""
+    """Synthetic source files to write first, where every source without a root lies; null: the sources exist."""
     curation: CurationConfig
     """From source files to a corpus."""
     teachers: tuple[TeacherConfig, ...] = ()

@@ -24,7 +24,7 @@ class Display(Protocol):
     """Where the runner of stages shows what happens."""
 
     def stage(self, name: str) -> Progress:
-        """Announces that a stage begins and returns what it reports to."""
+        """Opens a stage and returns what it reports to."""
         ...
 
     def note(self, name: str, text: str) -> None:
@@ -51,7 +51,7 @@ class Pace:
     def update(self, done: int, total: int) -> None:
         """Takes in a report."""
         if self._first_done is None:
-            self._first_done = done
+            self._first_done, self._start_s = done, self._clock()
         self.done, self.total = done, total
 
     @property
@@ -104,7 +104,7 @@ class _PlainStage:
     def __init__(self, name: str, write: Callable[[str], None], interval_s: float, clock: Callable[[], float]) -> None:
         self._name, self._write, self._interval_s, self._clock = name, write, interval_s, clock
         self._pace = Pace(clock)
-        self._last_s = clock()
+        self._last_s = float("-inf")
 
     def update(self, done: int, total: int, **facts: object) -> None:
         self._pace.update(done, total)
@@ -129,8 +129,7 @@ class PlainDisplay:
         self._stream, self._interval_s, self._clock = stream, interval_s, clock
 
     def stage(self, name: str) -> Progress:
-        """Announces a stage."""
-        self._write(f"{name:<18}  begins")
+        """Opens a stage; its first report is shown at once."""
         return _PlainStage(name, self._write, self._interval_s, self._clock)
 
     def note(self, name: str, text: str) -> None:
@@ -143,17 +142,19 @@ class PlainDisplay:
 
 
 class _TerminalStage:
-    def __init__(self, bars: RichProgress, task: TaskID) -> None:
-        self._bars, self._task = bars, task
+    def __init__(self, bars: RichProgress, name: str, tasks: dict[str, TaskID]) -> None:
+        self._bars, self._name, self._tasks = bars, name, tasks
         self._pace = Pace()
 
     def update(self, done: int, total: int, **facts: object) -> None:
         self._pace.update(done, total)
+        if self._name not in self._tasks:
+            self._tasks[self._name] = self._bars.add_task(self._name, total=None, facts="")
         shown = dict(facts)
         unit = str(shown.pop("unit", ""))
         rate = f"{self._pace.per_second:.3g}/s" if self._pace.per_second is not None else ""
         text = "  ".join(filter(None, [unit, rate, *(f"{key}={_fact(value)}" for key, value in shown.items())]))
-        self._bars.update(self._task, completed=done, total=total or None, facts=text)
+        self._bars.update(self._tasks[self._name], completed=done, total=total or None, facts=text)
 
 
 class TerminalDisplay:
@@ -168,9 +169,8 @@ class TerminalDisplay:
         self._tasks: dict[str, TaskID] = {}
 
     def stage(self, name: str) -> Progress:
-        """Adds a bar."""
-        self._tasks[name] = self._bars.add_task(name, total=None, facts="")
-        return _TerminalStage(self._bars, self._tasks[name])
+        """Opens a stage; its first report adds the bar."""
+        return _TerminalStage(self._bars, name, self._tasks)
 
     def note(self, name: str, text: str) -> None:
         """Replaces the bar of a stage with a line."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import cast
 
@@ -15,9 +15,10 @@ from jobs.display import Display, format_seconds
 from pipelines.progress import Progress
 from storage.errors import InfrastructureError, ObjectNotFound
 from storage.keys import Json
+from storage.manifest import read_manifest
 from storage.objects import Objects
 
-__all__ = ["Outcome", "Stage", "State", "Timings", "planned", "run_stages"]
+__all__ = ["Located", "Outcome", "Outputs", "Stage", "State", "Timings", "run_stages"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,27 +30,52 @@ class State(StrEnum):
 
     RAN = "ran"
     PRESENT = "present"
-    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An output: its content key and where it lies."""
+
+    key: str
+    objects: Objects
+    """Prefix of the manifest that says that it is complete."""
+    store: Objects | None = None
+    """Prefix that its readers open, where that is another: a feature store serves many corpora."""
+
+    @property
+    def readable(self) -> Objects:
+        """Prefix that its readers open."""
+        return self.store or self.objects
+
+    @property
+    def complete(self) -> bool:
+        """Whether the output exists, which its manifest says."""
+        return read_manifest(self.objects) is not None
+
+
+Outputs = Mapping[str, Located]
+"""Outputs of earlier stages, by the stage's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One arrow of the flow, with all that is known before it runs."""
+    """One arrow of the flow."""
 
     name: str
     """What people read, such as `teach sam2`; distinct within a flow."""
     command: str
     """The verb of the command line that ends with this stage: `scenes`, `curate`, `teach`, `train`, `evaluate`."""
-    key: str
-    """Content key of the output."""
-    output: Objects
-    """Where the output lies."""
-    run: Callable[[Progress], object]
-    """Makes the output; called only while it is absent."""
-    present: Callable[[], bool]
-    """Whether the output is complete."""
+    inputs: tuple[str, ...]
+    """Names of the stages whose outputs it reads."""
+    locate: Callable[[Outputs, Progress | None], Located | None]
+    """Works out the output's address; may read the sources, and shows that. Without a progress it only has a
+    look: writes nothing, reads nothing large, and returns None if that isn't enough."""
+    run: Callable[[Outputs, Located, Progress], object]
+    """Makes the output at that address; called only while it isn't complete."""
     needs_ray: bool = True
     """Whether a Ray session has to be there while it runs."""
+    complete: Callable[[Outputs, Located], bool] = field(default=lambda outputs, located: located.complete)
+    """Whether the output at an address is whole; its manifest decides, unless a stage knows better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +144,7 @@ def run_stages(
     timings: Timings,
     session: Callable[[], AbstractContextManager[None]],
     on_outcome: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
-) -> list[Outcome]:
+) -> tuple[list[Outcome], dict[str, Located]]:
     """Runs what is missing, in order.
 
     Args:
@@ -129,56 +155,53 @@ def run_stages(
         on_outcome: told all outcomes so far after each stage.
 
     Returns:
-        One outcome per stage.
+        One outcome per stage, and the outputs by the stage's name.
 
     Raises:
         InfrastructureError: a stage returned but its output isn't there.
         SailloftError: whatever a stage raises.
     """
     outcomes: list[Outcome] = []
+    outputs: dict[str, Located] = {}
     with ExitStack() as stack:
         in_session = False
         for stage in stages:
-            if stage.present():
-                outcome = _present(stage, timings)
+            progress = display.stage(stage.name)
+            located = stage.locate(outputs, progress)
+            assert located is not None, stage.name
+            if stage.complete(outputs, located):
+                outcome = _outcome(stage, located, State.PRESENT, timings)
                 display.note(stage.name, "present, nothing to do")
             else:
                 if stage.needs_ray and not in_session:
                     stack.enter_context(session())
                     in_session = True
-                outcome = _run(stage, display, timings)
+                outcome = _run(stage, outputs, located, display, progress, timings)
+            outputs[stage.name] = located
             outcomes.append(outcome)
             on_outcome(outcomes)
-    return outcomes
+    return outcomes, outputs
 
 
-def _present(stage: Stage, timings: Timings) -> Outcome:
-    seconds, num_starts = timings.read(stage.key)
-    return Outcome(stage.name, stage.key, stage.output.url, State.PRESENT, seconds, num_starts)
+def _outcome(stage: Stage, located: Located, state: State, timings: Timings) -> Outcome:
+    seconds, num_starts = timings.read(located.key)
+    return Outcome(stage.name, located.key, located.objects.url, state, seconds, num_starts)
 
 
-def _run(stage: Stage, display: Display, timings: Timings) -> Outcome:
-    num_starts = timings.start(stage.key)
-    logger.info("%s begins: %s", stage.name, stage.output.url)
-    progress = display.stage(stage.name)
+def _run(
+    stage: Stage, outputs: Outputs, located: Located, display: Display, progress: Progress, timings: Timings
+) -> Outcome:
+    num_starts = timings.start(located.key)
+    logger.info("%s begins: %s", stage.name, located.objects.url)
     start_s = time.perf_counter()
-    stage.run(progress)
+    stage.run(outputs, located, progress)
     seconds = round(time.perf_counter() - start_s, 3)
-    if not stage.present():
+    if not stage.complete(outputs, located):
         raise InfrastructureError(
-            f"{stage.name}: expected a finished output at {stage.output.url} after the stage, found none; "
+            f"{stage.name}: expected a finished output at {located.objects.url} after the stage, found none; "
             "was the workspace changed by somebody else? Run the command again"
         )
-    timings.finish(stage.key, seconds, num_starts)
+    timings.finish(located.key, seconds, num_starts)
     again = f" (begun {num_starts} times)" if num_starts > 1 else ""
     display.note(stage.name, f"done in {format_seconds(seconds)}{again}")
-    return Outcome(stage.name, stage.key, stage.output.url, State.RAN, seconds, num_starts)
-
-
-def planned(stages: Sequence[Stage], timings: Timings) -> list[Outcome]:
-    """What a run would find, without running anything."""
-    outcomes = [_present(stage, timings) for stage in stages]
-    return [
-        outcome if stage.present() else replace(outcome, state=State.MISSING, seconds=None)
-        for stage, outcome in zip(stages, outcomes, strict=True)
-    ]
+    return _outcome(stage, located, State.RAN, timings)

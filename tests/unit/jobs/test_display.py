@@ -43,9 +43,9 @@ def test_one_line_per_interval() -> None:
         progress.update(done, 20, unit="images", loss=0.123456)
     display.note("teach sam2", "done in 12.0 s")
     assert stream.getvalue().splitlines() == [
-        "teach sam2          begins",
-        "teach sam2          5/20 images  0.8/s  18.8 s to go  loss=0.1235",
-        "teach sam2          10/20 images  0.9/s  11.1 s to go  loss=0.1235",
+        "teach sam2          1/20 images  loss=0.1235",
+        "teach sam2          6/20 images  1/s  14.0 s to go  loss=0.1235",
+        "teach sam2          11/20 images  1/s  9.0 s to go  loss=0.1235",
         "teach sam2          done in 12.0 s",
     ]
 

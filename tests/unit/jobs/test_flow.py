@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from jobs.display import PlainDisplay
-from jobs.flow import Stage, State, Timings, planned, run_stages
+from jobs.flow import Located, Outputs, Stage, State, Timings, run_stages
 from pipelines.progress import Progress
 from storage.errors import InfrastructureError, SourceError
-from storage.manifest import Manifest, publish, read_manifest
+from storage.manifest import Manifest, publish
 from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION
 
@@ -40,32 +40,32 @@ class Bench:
     def stage(
         self, name: str, *, needs_ray: bool = True, error: Exception | None = None, publishes: bool = True
     ) -> Stage:
-        key = name * 8
-        output = self.workspace.child(f"{name}/{key}")
+        located = Located(name * 8, self.workspace.child(f"{name}/{name * 8}"))
 
-        def run(progress: Progress) -> Manifest:
+        def run(outputs: Outputs, target: Located, progress: Progress) -> None:
+            assert target == located
             progress.update(1, 2)
-            self.ran.append(name)
+            self.ran.append(f"{name} after {','.join(outputs)}" if outputs else name)
             if error is not None:
                 raise error
-            manifest = Manifest("test", key, SCHEMA_VERSION, {}, {}, ())
-            return publish(output, manifest) if publishes else manifest
+            if publishes:
+                publish(located.objects, Manifest("test", located.key, SCHEMA_VERSION, {}, {}, ()))
 
-        return Stage(name, name, key, output, run, lambda: read_manifest(output) is not None, needs_ray)
+        return Stage(name, name, (), lambda outputs, progress: located, run, needs_ray)
 
     def run(self, stages: list[Stage]) -> list[State]:
-        outcomes = run_stages(stages, PlainDisplay(self.stream), self.timings, self.session)
+        outcomes, outputs = run_stages(stages, PlainDisplay(self.stream), self.timings, self.session)
+        assert list(outputs) == [stage.name for stage in stages]
         return [outcome.state for outcome in outcomes]
 
 
 def test_a_second_run_does_nothing_and_starts_no_session() -> None:
     bench = Bench()
     stages = [bench.stage("a", needs_ray=False), bench.stage("b"), bench.stage("c")]
-    assert [item.state for item in planned(stages, bench.timings)] == [State.MISSING] * 3
     assert bench.run(stages) == [State.RAN] * 3
-    assert (bench.ran, bench.num_sessions) == (["a", "b", "c"], 1)
+    assert (bench.ran, bench.num_sessions) == (["a", "b after a", "c after a,b"], 1)
     assert bench.run(stages) == [State.PRESENT] * 3
-    assert (bench.ran, bench.num_sessions) == (["a", "b", "c"], 1)
+    assert (bench.ran, bench.num_sessions) == (["a", "b after a", "c after a,b"], 1)
     assert "present, nothing to do" in bench.stream.getvalue()
 
 
@@ -73,18 +73,18 @@ def test_only_what_is_missing_runs_and_times_are_kept() -> None:
     bench = Bench()
     first, second = bench.stage("a"), bench.stage("b")
     bench.run([first])
-    outcomes = run_stages([first, second], PlainDisplay(bench.stream), bench.timings, bench.session)
+    outcomes, _ = run_stages([first, second], PlainDisplay(bench.stream), bench.timings, bench.session)
     assert [item.state for item in outcomes] == [State.PRESENT, State.RAN]
     assert all(item.seconds is not None and item.num_starts == 1 for item in outcomes)
-    assert bench.ran == ["a", "b"]
+    assert bench.ran == ["a", "b after a"]
 
 
 def test_an_interrupted_stage_is_begun_again() -> None:
     bench = Bench()
     with pytest.raises(SourceError, match="refs are torn"):
         bench.run([bench.stage("a"), bench.stage("b", error=SourceError("refs are torn")), bench.stage("c")])
-    assert bench.ran == ["a", "b"]
-    outcomes = run_stages(
+    assert bench.ran == ["a", "b after a"]
+    outcomes, _ = run_stages(
         [bench.stage("a"), bench.stage("b")], PlainDisplay(bench.stream), bench.timings, bench.session
     )
     assert [item.num_starts for item in outcomes] == [1, 2]
