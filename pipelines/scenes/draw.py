@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +61,7 @@ def draw_scene(config: ScenesConfig, split: str, index: int) -> DrawnScene:
         index: number of the picture inside the split, from 0.
 
     Raises:
-        UsageError: the configuration leaves no room for its objects.
+        UsageError: the configuration leaves no room for its objects, or nothing to say about them.
     """
     described = describe_scene(config, split, index)
     return DrawnScene(
@@ -87,23 +88,28 @@ def describe_scene(config: ScenesConfig, split: str, index: int) -> DescribedSce
         index: number of the picture inside the split, from 0.
 
     Raises:
-        UsageError: the configuration leaves no room for its objects.
+        UsageError: the configuration leaves no room for its objects, or nothing to say about them.
     """
     least = _MIN_VISIBLE_FRACTION * config.size_px**2
+    failures: Counter[str] = Counter()
     for attempt in range(_ATTEMPTS):
         scene = sample_scene(config, split, index, attempt)
         if scene is None:
+            failures["without room for its objects"] += 1
             continue
         masks, whole = draw_masks(scene, config.size_px)
         visible = np.count_nonzero(masks, axis=(1, 2))
         hidden = 1 - visible / np.maximum(whole, 1)
         if visible.min() < least or hidden.max() > config.max_hidden_fraction:
+            failures["with too much hidden"] += 1
             continue
         found = expressions(config, scene, Chance(config.seed, split, index, "expressions", attempt))
         num_single = sum(len(expression.targets) == 1 for expression in found)
         if num_single == config.expressions_per_image or (attempt >= _PATIENT_ATTEMPTS and num_single):
             return DescribedScene(scene, masks, tuple(float(share) for share in hidden), tuple(found))
+        failures["with too few expressions"] += 1
+    reasons = ", ".join(f"{count} {reason}" for reason, count in failures.items())
     raise UsageError(
-        f"no scene found for {split}/{index} in {_ATTEMPTS} attempts with {config.min_objects}-{config.max_objects} "
-        f"objects and at most {config.max_hidden_fraction:g} of each hidden; lower max_objects or allow more hiding"
+        f"no scene found for {split}/{index} in {_ATTEMPTS} attempts ({reasons}); ask for fewer objects, allow more "
+        "to be hidden, or give other kinds of expression a weight"
     )

@@ -32,9 +32,22 @@ SIZES: dict[str, tuple[float, float]] = {"small": (0.07, 0.09), "large": (0.14, 
 _TURN = {"circle": 0.0, "ring": 0.0, "square": 0.2, "diamond": 0.15, "cross": 0.3, "heart": 0.3, "star": 0.6}
 _TURN["triangle"] = 0.35
 
-_EDGE = 0.024
-"""Least distance of an object's extent from the border; points of stars reach out of it by half of that."""
-_GAP = 0.012
+# Distance of the furthest point of a shape from its centre, in radii (see `render.shape_distance_px`).
+_REACH = {
+    "circle": 0.94,
+    "square": 1.19,
+    "triangle": 1.15,
+    "ring": 1.0,
+    "star": 1.12,
+    "cross": 1.07,
+    "diamond": 1.08,
+    "heart": 0.9,
+}
+
+_EDGE = 0.016
+"""Least distance of an object from the border: a pixel of a picture of 64."""
+_GAP = 0.02
+"""Least distance of two objects that don't touch: more than a pixel of a picture of 64."""
 _DEPTH = 0.6
 """How far two objects may overlap, as a share of the smaller radius: about a fifth of its area."""
 _TRIES = 60
@@ -149,7 +162,8 @@ def _place(chance: Chance, config: ScenesConfig, look: SceneObject, placed: list
     radius = chance.between(*SIZES[look.size])
     neighbours = [other for other in placed if other.colour != look.colour]
     may_touch = bool(neighbours) and chance.happens(config.occlusion_share)
-    low, high = radius + _EDGE, 1 - radius - _EDGE
+    low = radius * _REACH[look.shape] + _EDGE
+    high = 1 - low
     for attempt in range(_TRIES):
         if may_touch and attempt < _TRIES // 2:
             x, y = _against(chance, radius, chance.choice(neighbours))
@@ -158,7 +172,7 @@ def _place(chance: Chance, config: ScenesConfig, look: SceneObject, placed: list
         if (
             low <= min(x, y)
             and max(x, y) <= high
-            and all(_apart(x, y, radius, look.colour, other, may_touch) for other in placed)
+            and all(_apart(x, y, radius, look, other, may_touch) for other in placed)
         ):
             break
     else:
@@ -185,9 +199,10 @@ def _against(chance: Chance, radius: float, other: SceneObject) -> tuple[float, 
     return other.x + distance * math.cos(angle), other.y + distance * math.sin(angle)
 
 
-def _apart(x: float, y: float, radius: float, colour: str, other: SceneObject, may_touch: bool) -> bool:
+def _apart(x: float, y: float, radius: float, look: SceneObject, other: SceneObject, may_touch: bool) -> bool:
     """Whether two objects leave each other enough room; equal colours never touch."""
-    least = radius + other.radius + _GAP
-    if may_touch and colour != other.colour:
+    if may_touch and look.colour != other.colour:
         least = radius + other.radius - _DEPTH * min(radius, other.radius)
+    else:
+        least = radius * _REACH[look.shape] + other.radius * _REACH[other.shape] + _GAP
     return (x - other.x) ** 2 + (y - other.y) ** 2 >= least**2
