@@ -90,7 +90,7 @@ def _read_source_file(source: Source, name: str) -> bytes:
     folder = SourceFolder(source.root_url)
     remedy = f"expected {', '.join(source.source_files())} under {source.root_url}"
     if not folder.exists():
-        raise SourceError(f"{name}: the root {source.root_url} of the {source.kind} source is absent; {remedy}")
+        raise SourceError(f"{name}: the root {source.root_url} of {type(source).__name__} is absent; {remedy}")
     try:
         return folder.read(safe_join("", name))
     except RecordError as error:

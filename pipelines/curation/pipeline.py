@@ -7,7 +7,7 @@ files itself; the configuration is put once.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
@@ -69,15 +69,14 @@ def _run_shards(run: Run) -> Iterator[ShardCounts]:
         return
     shared = ray.put((run.config, run.output))
 
-    def make(batch: pa.Table) -> pa.Table:
-        config, output = cast("tuple[CurationConfig, Objects]", ray.get(shared))
-        made = [_make(cast(bytes, row["work"]), config, output) for row in batch.to_pylist()]
-        return pa.table({"counts": pa.array(made, pa.binary())})
+    def make(row: dict[str, bytes]) -> dict[str, bytes]:
+        config, output = ray.get(shared)
+        return {"counts": _make(row["work"], config, output)}
 
     # One block per shard: a task is a shard, and a lost task repeats one shard.
     blocks = [pa.table({"work": pa.array([pickle.dumps(item)], pa.large_binary())}) for item in shards]
     with _quiet_progress():
-        made = ray.data.from_arrow(blocks).map_batches(make, batch_size=None, batch_format="pyarrow", num_cpus=1)
+        made = ray.data.from_arrow(blocks).map(make, num_cpus=1)
         for row in made.iter_rows():
             yield cast(ShardCounts, pickle.loads(row["counts"]))
 
@@ -89,7 +88,7 @@ def _make(item: bytes, config: CurationConfig, output: Objects) -> bytes:
 
 
 @contextmanager
-def _quiet_progress() -> Iterator[None]:
+def _quiet_progress() -> Generator[None]:
     """Ray Data's own bars stay off: the caller shows progress."""
     context = DataContext.get_current()
     before = context.enable_progress_bars

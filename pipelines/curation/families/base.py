@@ -22,10 +22,9 @@ class Source(RecipeModel, ABC):
     """A source of one family: a folder with files of its format.
 
     What a root holds is hashed, not where it lies: the same files elsewhere give the same corpus.
+    Each family adds its `kind`, by which the registry and recipes know it.
     """
 
-    kind: str
-    """The family's module; the registry knows it."""
     root: str | None = Field(default=None, json_schema_extra={"hashed": False})
     """URL of the folder that the source's files are relative to; null: the root of the whole curation."""
     image_root: str | None = Field(default=None, json_schema_extra={"hashed": False})
@@ -58,7 +57,7 @@ class Source(RecipeModel, ABC):
             UsageError: neither the source nor the curation names one.
         """
         if self.root is None:
-            raise UsageError(f"curation.sources: the {self.kind} source has no root; set curation.root or its own root")
+            raise UsageError(f"curation.sources: {type(self).__name__} has no root; set curation.root or its own root")
         return self.root
 
     @property

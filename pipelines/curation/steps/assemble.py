@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import json
+from functools import partial
 
 from pipelines.curation.records import Draft, RecordError
 from pipelines.curation.steps.images import ProbedImage
 from pipelines.curation.steps.regions import MaskReader
 from pipelines.curation.steps.texts import SEG, region_numbers
-from storage.keys import Json, content_key
+from storage.keys import bytes_key
 from storage.masks import box_xyxy_px
-from storage.schema import Region, Reject, RejectReason, Sample, Task, Turn
+from storage.schema import Region, Reject, RejectReason, Sample, Task
 
 __all__ = ["assemble", "reject_of", "sample_key"]
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def reject_of(draft: Draft, error: RecordError) -> Reject:
@@ -48,8 +51,8 @@ def assemble(draft: Draft, image: ProbedImage, masks: MaskReader) -> Sample:
     regions = tuple(masks.region(region) for region in draft.regions)
     if draft.task is Task.INSTANCE:
         regions = _left_to_right(regions)
-    sample = Sample(
-        sample_id="",
+    build = partial(
+        Sample,
         image_id=image.image_id,
         family=draft.family,
         task=draft.task,
@@ -60,34 +63,23 @@ def assemble(draft: Draft, image: ProbedImage, masks: MaskReader) -> Sample:
         source_file=draft.source_file,
         locator=draft.locator,
     )
-    return replace(sample, sample_id=sample_key(sample))
+    return build(sample_id=sample_key(build(sample_id="")))
 
 
 def sample_key(sample: Sample) -> str:
     """Content key over every field of a sample but `sample_id`."""
-    return content_key(
-        [_plain(getattr(sample, field.name)) for field in fields(Sample) if field.name not in ("sample_id", "regions")]
-        + [
-            [
-                region.mask.height,
-                region.mask.width,
-                region.mask.counts.decode("ascii"),
-                region.category,
-                region.source_id,
-            ]
+    # Canonical JSON written directly: the key is taken of every sample, and the general encoder costs 10 times more.
+    content = [
+        *(sample.image_id, sample.family, sample.task.value, sample.split, sample.source_file, sample.locator),
+        [
+            [mask.height, mask.width, mask.counts.decode("ascii"), region.category, region.source_id]
             for region in sample.regions
-        ]
-    )
-
-
-def _plain(value: object) -> Json:
-    if value is None or isinstance(value, str | int | float):
-        return str(value) if isinstance(value, Task) else value
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Turn):
-        return [value.text, value.answer, _plain(value.targets), list(value.options)]
-    return [_plain(getattr(value, field.name)) for field in fields(value)]  # type: ignore[arg-type]
+            for mask in (region.mask,)
+        ],
+        [[prompt.kind.value, prompt.region, prompt.box_xyxy_px, prompt.points_xy_px] for prompt in sample.prompts],
+        [[turn.text, turn.answer, turn.targets, turn.options] for turn in sample.turns],
+    ]
+    return bytes_key(_ENCODER.encode(content).encode())
 
 
 def _left_to_right(regions: tuple[Region, ...]) -> tuple[Region, ...]:
