@@ -103,7 +103,7 @@ def test_no_target_words_all_occur_in_the_picture(scenes: list[DrawnScene], deno
 
 
 def test_shares_of_kinds_come_near_the_weights() -> None:
-    """Measured on 300 scenes of 3-6 objects: attribute 0.36, size 0.20, position 0.16, relation 0.16, texture 0.13."""
+    """Measured on 300 scenes of 3-6 objects: attribute 0.38, size 0.19, position 0.16, relation 0.15, texture 0.12."""
     config = ScenesConfig(size_px=64)
     kinds = Counter(
         expression.kind
