@@ -1,0 +1,1 @@
+"""Examines a checkpoint: questions, answers, verdicts and scores with intervals."""

@@ -154,6 +154,7 @@ def _judged(benchmark: Benchmark, question: Question, variant: Variant, truth: T
         split=question.split,
         expression=question.expression,
         question=question.text,
+        prompts=question.prompts,
         answer=answer.text,
         masks=masks,
         mask_scores=tuple(float(score) for score in answer.scores),

@@ -135,6 +135,7 @@ class Prediction:
     split: str
     expression: str
     question: str
+    prompts: tuple[Mask, ...]
     answer: str
     masks: tuple[Mask, ...]
     mask_scores: tuple[float, ...]
@@ -202,6 +203,8 @@ _MASKS = pa.list_(
     )
 )
 
+_MASK_COLUMNS = ("prompts", "masks")
+
 PREDICTION_SCHEMA = pa.schema(
     [
         pa.field("benchmark", pa.string(), nullable=False),
@@ -214,6 +217,7 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("expression", pa.string(), nullable=False),
         pa.field("question", pa.string(), nullable=False),
+        pa.field("prompts", _MASKS, nullable=False),
         pa.field("answer", pa.string(), nullable=False),
         pa.field("masks", _MASKS, nullable=False),
         pa.field("mask_scores", pa.list_(pa.float32()), nullable=False),
@@ -248,12 +252,13 @@ SCORE_SCHEMA = pa.schema(
 def predictions_to_table(rows: Sequence[Prediction]) -> pa.Table:
     """Predictions as a table of `PREDICTION_SCHEMA`."""
     columns: dict[str, list[object]] = {
-        name: [getattr(row, name) for row in rows] for name in PREDICTION_SCHEMA.names if name != "masks"
+        name: [getattr(row, name) for row in rows]
+        for name in PREDICTION_SCHEMA.names
+        if name not in ("variant", *_MASK_COLUMNS)
     }
     columns["variant"] = [row.variant.value for row in rows]
-    columns["masks"] = [
-        [{"height": mask.height, "width": mask.width, "counts": mask.counts} for mask in row.masks] for row in rows
-    ]
+    columns["prompts"] = [_structs(row.prompts) for row in rows]
+    columns["masks"] = [_structs(row.masks) for row in rows]
     return pa.table({name: columns[name] for name in PREDICTION_SCHEMA.names}, schema=PREDICTION_SCHEMA)
 
 
@@ -262,10 +267,15 @@ def table_to_predictions(table: pa.Table) -> list[Prediction]:
     rows: list[Prediction] = []
     for row in table.cast(PREDICTION_SCHEMA).to_pylist():
         row["variant"] = Variant(row["variant"])
-        row["masks"] = tuple(Mask(**mask) for mask in row["masks"])
+        for name in _MASK_COLUMNS:
+            row[name] = tuple(Mask(**mask) for mask in row[name])
         row["mask_scores"] = tuple(row["mask_scores"])
         rows.append(Prediction(**row))
     return rows
+
+
+def _structs(masks: Sequence[Mask]) -> list[dict[str, object]]:
+    return [{"height": mask.height, "width": mask.width, "counts": mask.counts} for mask in masks]
 
 
 def scores_to_table(scores: Sequence[Score]) -> pa.Table:

@@ -89,8 +89,11 @@ class Description:
         self._vocabulary = frozenset(config.attribute_words)
 
     def attributes(self, text: str) -> frozenset[str]:
-        """Attribute words of a text."""
-        return self._vocabulary.intersection(plain_words(text))
+        """Attribute words of what a text says of the object itself: up to its first comma.
+
+        What follows places it beside others ("..., left of the blue square") and names their looks.
+        """
+        return self._vocabulary.intersection(plain_words(text.partition(",")[0]))
 
     def questions(self, samples: Sequence[Sample], wording: Wording) -> list[Question]:
         """One question per description; `moved` ones where the picture has an object that is described otherwise."""
@@ -127,8 +130,10 @@ class Description:
 
     def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
         """Share of the truth's attribute words in the answer; of all its words if it has none of those."""
-        expected = self.attributes(truth.text) or frozenset(plain_words(truth.text))
-        found = expected.intersection(plain_words(answer.text))
+        expected, found = self.attributes(truth.text), self.attributes(answer.text)
+        if not expected:
+            expected, found = frozenset(plain_words(truth.text)), frozenset(plain_words(answer.text))
+        found = found & expected
         return Verdict(score=len(found) / len(expected) if expected else 0.0)
 
     def metrics(self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]) -> dict[str, Ratio]:

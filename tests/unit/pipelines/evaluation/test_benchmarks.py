@@ -118,6 +118,8 @@ def test_moved_description_expects_the_other_object(scenes, wording) -> None:
         assert verdict.score == 1.0
     half = benchmark.judge(moved[0], moved[0].truth, Answer("some square", (), ()))
     assert half.score == 0.5
+    elsewhere = benchmark.judge(moved[0], moved[0].truth, Answer(f"an oval, left of {moved[0].truth.text}", (), ()))
+    assert elsewhere.score == 0.0
 
 
 @pytest.mark.parametrize(

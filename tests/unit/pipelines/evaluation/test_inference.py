@@ -83,6 +83,7 @@ def test_predictions_survive_storage(scenes, save_corpus, wording, oracle, tmp_p
     kept = read_predictions(objects)
     assert [row.mask_scores for row in kept] == [pytest.approx(row.mask_scores) for row in rows]
     assert [row.masks for row in kept] == [row.masks for row in rows]
+    assert [row.prompts for row in kept] == [row.prompts for row in rows]
     assert [row.score for row in kept] == [row.score for row in rows]
 
 

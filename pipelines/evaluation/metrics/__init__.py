@@ -1,0 +1,1 @@
+"""Metrics of answers: masks, words, intervals, tables."""
