@@ -193,7 +193,7 @@ def main() -> int:
 
     try:
         with interruptible():
-            app()
+            app(prog_name="sailloft")
     except SailloftError as error:
         typer.echo(f"error: {error}", err=True)
         logger.debug("the error came from here", exc_info=True)

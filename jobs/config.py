@@ -13,6 +13,7 @@ from model.config import StudentConfig
 from pipelines.curation.config import CurationConfig
 from pipelines.distillation.config import FeaturesConfig
 from pipelines.evaluation.config import EvaluationConfig
+from pipelines.report.inputs import Target
 from pipelines.scenes.config import ScenesConfig
 from pipelines.training.config import TrainingConfig
 from storage.recipe import RecipeModel
@@ -42,6 +43,10 @@ class Recipe(RecipeModel):
     """From corpus and features to a checkpoint."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """From a checkpoint to scores."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the report has to know first."""
+    targets: tuple[Target, ...] = ()
+    """Scores that the run promises; the report says which are met."""
     cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra={"hashed": False})
     """Where Ray runs."""
 

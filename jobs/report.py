@@ -2,14 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
+from typing import cast
 
 from jobs.config import Recipe
-from jobs.flow import Located, Outcome
-from pipelines.progress import Progress
+from jobs.flow import Outputs, Timings
+from pipelines.evaluation.inference import read_predictions
+from pipelines.report import ReportInputs
+from storage.corpus import Corpus
+from storage.errors import InfrastructureError
+from storage.features import FeatureStore
+from storage.keys import Json
+from storage.manifest import Manifest, read_manifest
+from storage.objects import Objects
 
-__all__ = ["make_report"]
+__all__ = ["report_inputs", "shown_recipe"]
+
+_METRICS = "metrics.jsonl"
 
 
-def make_report(recipe: Recipe, outcomes: Sequence[Outcome], outputs: Mapping[str, Located], progress: Progress) -> str:
-    return ""
+def shown_recipe(recipe: Recipe) -> dict[str, Json]:
+    """The resolved recipe as the report shows it: without what changes no output, but with its name."""
+    return {"name": recipe.name, **cast("dict[str, Json]", recipe.hashed_fields())}
+
+
+def report_inputs(recipe: Recipe, outputs: Outputs, timings: Timings) -> ReportInputs:
+    """Opens every output of a run for the report.
+
+    Args:
+        recipe: what was run.
+        outputs: all of them, by the stage's name.
+        timings: where their seconds are kept.
+    """
+    manifests = [(name, _manifest(located.objects)) for name, located in outputs.items()]
+    evaluation = outputs["evaluate"].objects
+    return ReportInputs(
+        title=f"Sailloft: {recipe.name}",
+        recipe=shown_recipe(recipe),
+        corpus=Corpus.open(outputs["curate"].objects),
+        features=[
+            (teacher.kind, FeatureStore.open(outputs[f"teach {teacher.kind}"].readable)) for teacher in recipe.teachers
+        ],
+        evaluations=[_manifest(evaluation)],
+        predictions=read_predictions(evaluation),
+        metrics=_metrics(outputs["train"].objects),
+        stage_seconds={name: timings.read(located.key)[0] for name, located in outputs.items()},
+        notes=recipe.notes,
+        manifests=manifests,
+        targets=recipe.targets,
+    )
+
+
+def _manifest(objects: Objects) -> Manifest:
+    manifest = read_manifest(objects)
+    if manifest is None:
+        raise InfrastructureError(f"{objects.url}: the output is gone; run the same command again")
+    return manifest
+
+
+def _metrics(checkpoint: Objects) -> list[Mapping[str, object]]:
+    lines = checkpoint.read(_METRICS).decode().splitlines()
+    return [cast("dict[str, object]", json.loads(line)) for line in lines]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import yaml
 from jobs.config import Recipe
 from jobs.display import Display, format_seconds
 from jobs.flow import Located, Outcome, State, Timings, run_stages
-from jobs.report import make_report
 from jobs.session import ray_session
 from jobs.stages import plan_stages
+from pipelines.report.page import REPORT_NAME
 from storage.errors import UsageError
 from storage.keys import Json, content_key
 from storage.objects import Objects
@@ -26,7 +25,6 @@ __all__ = ["RunResult", "describe_plan", "run_recipe"]
 logger = logging.getLogger(__name__)
 
 RECORD_NAME = "record.json"
-REPORT_NAME = "report.html"
 _RECORD_VERSION = 1
 _KEY_DIGITS = 16
 """Digits of a run's key in its folder's name: enough to tell the runs of one workspace apart."""
@@ -75,8 +73,8 @@ def run_recipe(recipe: Recipe, display: Display, until: str | None = None, verbo
         SailloftError: whatever a stage raises.
     """
     workspace = open_workspace(recipe)
-    stages = plan_stages(recipe, until)
     timings = Timings(workspace.child("runs/times"))
+    stages = plan_stages(recipe, timings, until)
 
     def session() -> AbstractContextManager[None]:
         return ray_session(recipe.cluster, verbose)
@@ -86,14 +84,8 @@ def run_recipe(recipe: Recipe, display: Display, until: str | None = None, verbo
     news = any(outcome.state is State.RAN for outcome in outcomes)
     if news or not folder.exists(RECORD_NAME):
         folder.put(RECORD_NAME, json.dumps(_record(recipe, outcomes), indent=1).encode())
-    if until is not None:
-        return RunResult(tuple(outcomes), folder.url, None)
-    if news or not folder.exists(REPORT_NAME):
-        progress = display.stage("report")
-        start_s = time.perf_counter()
-        folder.put(REPORT_NAME, make_report(recipe, outcomes, outputs, progress).encode())
-        display.note("report", f"done in {format_seconds(time.perf_counter() - start_s)}")
-    return RunResult(tuple(outcomes), folder.url, f"{folder.url}/{REPORT_NAME}")
+    report = f"{outputs['report'].objects.url}/{REPORT_NAME}" if "report" in outputs else None
+    return RunResult(tuple(outcomes), folder.url, report)
 
 
 def open_workspace(recipe: Recipe) -> Objects:
@@ -116,7 +108,8 @@ def run_key(outputs: dict[str, Located]) -> str:
 def describe_plan(recipe: Recipe, until: str | None = None) -> str:
     """The resolved recipe, and of every stage its address and whether the output is there; runs nothing."""
     workspace = open_workspace(recipe)
-    stages = plan_stages(recipe, until)
+    timings = Timings(workspace.child("runs/times"))
+    stages = plan_stages(recipe, timings, until)
     lines = [yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100).rstrip(), ""]
     outputs: dict[str, Located] = {}
     for stage in stages:
@@ -127,7 +120,6 @@ def describe_plan(recipe: Recipe, until: str | None = None) -> str:
         outputs[stage.name] = located
         state = State.PRESENT if stage.complete(outputs, located) else "missing"
         lines.append(f"{stage.name:<18}  {state:<8}  {located.objects.url}")
-    timings = Timings(workspace.child("runs/times"))
     known = [seconds for located in outputs.values() if (seconds := timings.read(located.key)[0]) is not None]
     if known:
         lines.append(f"{'':<18}  what is present took {format_seconds(sum(known))}")

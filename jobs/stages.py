@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from jobs.config import Recipe
-from jobs.flow import Located, Outputs, Stage
+from jobs.flow import Located, Outputs, Stage, Timings
+from jobs.report import report_inputs, shown_recipe
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curation_key
 from pipelines.distillation.plan import coverage_key, coverage_path, feature_fingerprint, store_key
 from pipelines.evaluation.config import evaluation_key
 from pipelines.progress import Progress
+from pipelines.report import build_report, report_key
 from pipelines.scenes.config import ScenesConfig
 from pipelines.scenes.generate import scenes_key
 from pipelines.training.config import training_key
@@ -18,15 +20,16 @@ from teachers.registry import TeacherConfig, teacher_card
 
 __all__ = ["COMMANDS", "plan_stages", "teach_name"]
 
-COMMANDS = ("scenes", "curate", "teach", "train", "evaluate")
+COMMANDS = ("scenes", "curate", "teach", "train", "evaluate", "report")
 """Verbs of the command line in the order of the flow."""
 
 
-def plan_stages(recipe: Recipe, until: str | None = None) -> list[Stage]:
+def plan_stages(recipe: Recipe, timings: Timings, until: str | None = None) -> list[Stage]:
     """The stages of a recipe in order.
 
     Args:
         recipe: what to run.
+        timings: where seconds are kept, which the report shows.
         until: the last command of interest, such as `teach`; None: all.
 
     Raises:
@@ -42,6 +45,7 @@ def plan_stages(recipe: Recipe, until: str | None = None) -> list[Stage]:
     stages.extend(_teach(workspace, recipe, teacher) for teacher in recipe.teachers)
     stages.append(_train(workspace, recipe))
     stages.append(_evaluate(workspace, recipe))
+    stages.append(_report(workspace, recipe, timings))
     last = len(COMMANDS) if until is None else COMMANDS.index(until)
     return [stage for stage in stages if COMMANDS.index(stage.command) <= last]
 
@@ -146,3 +150,16 @@ def _evaluate(workspace: Objects, recipe: Recipe) -> Stage:
         evaluate(corpus, outputs["train"].objects, recipe.evaluation, target.objects, progress)
 
     return Stage("evaluate", "evaluate", ("curate", "train"), locate, run)
+
+
+def _report(workspace: Objects, recipe: Recipe, timings: Timings) -> Stage:
+    inputs = ("curate", *map(teach_name, recipe.teachers), "train", "evaluate")
+
+    def locate(outputs: Outputs, progress: Progress | None) -> Located | None:
+        key = report_key(shown_recipe(recipe), {name: located.key for name, located in outputs.items()})
+        return Located(key, workspace.child(f"report/{key}"))
+
+    def run(outputs: Outputs, target: Located, progress: Progress) -> None:
+        build_report(report_inputs(recipe, outputs, timings), target.objects)
+
+    return Stage("report", "report", inputs, locate, run, needs_ray=False)

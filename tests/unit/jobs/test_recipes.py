@@ -1,0 +1,106 @@
+"""Every shipped recipe resolves to what is pinned under `golden/`, and its parts fit each other.
+
+After a deliberate change: `SAILLOFT_UPDATE_GOLDEN=1 python -m pytest tests/unit/jobs/test_recipes.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.config import load_recipe
+from jobs.demo import demo_overrides
+from jobs.flow import Timings
+from jobs.loading import packaged_recipes
+from jobs.stages import plan_stages
+from storage.errors import UsageError
+from storage.objects import Objects
+from teachers.registry import teacher_card
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_resolved_form_is_pinned(name: str) -> None:
+    resolved = json.dumps(load_recipe(name).model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+    path = GOLDEN / f"{name}.json"
+    if os.environ.get("SAILLOFT_UPDATE_GOLDEN"):
+        path.write_text(resolved)
+    assert path.read_text() == resolved
+
+
+def test_golden_files_have_recipes() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(packaged_recipes())
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_heads_fit_the_teachers(name: str) -> None:
+    recipe = load_recipe(name)
+    heads = {head.teacher: head for head in recipe.student.distillation}
+    for teacher in recipe.teachers:
+        assert heads[teacher.kind].num_channels == teacher_card(teacher).num_channels
+        assert heads[teacher.kind].source == teacher.student_source
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_names_and_workspaces(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.workspace == f"runs/{name}"
+
+
+def test_the_real_demo_needs_a_folder(tmp_path: Path) -> None:
+    recipe = load_recipe("demo-real")
+    with pytest.raises(UsageError, match="root"):
+        plan_stages(recipe, Timings(Objects.open(str(tmp_path))))
+    given = load_recipe("demo-real", demo_overrides(tmp_path, None))
+    assert given.curation.root == str(tmp_path.resolve())
+    names = [stage.name for stage in plan_stages(given, Timings(Objects.open(str(tmp_path))))]
+    assert names == ["curate", "teach mask2former", "teach sam2", "train", "evaluate", "report"]
+
+
+@pytest.mark.parametrize("folder", ["it's", "a b: c", "#x", "100"])
+def test_any_folder_name_survives_the_override(tmp_path: Path, folder: str) -> None:
+    real = tmp_path / folder
+    real.mkdir()
+    recipe = load_recipe("demo-real", demo_overrides(real, f"{real}/out"))
+    assert recipe.curation.root == str(real.resolve())
+    assert recipe.workspace == f"{real}/out"
+
+
+def test_a_missing_folder_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a folder in RefCOCO layout, found none"):
+        demo_overrides(tmp_path / "absent", None)
+
+
+def test_what_runs_does_not_change_addresses(tmp_path: Path) -> None:
+    timings = Timings(Objects.open(str(tmp_path)))
+
+    def scenes_key(*overrides: str) -> str:
+        stage = plan_stages(load_recipe("smoke", overrides), timings)[0]
+        located = stage.locate({}, None)
+        assert located is not None
+        return located.key
+
+    plain = scenes_key()
+    assert scenes_key("cluster.num_cpus=7", "workspace=/elsewhere", "name=other") == plain
+    assert scenes_key("scenes.seed=1") != plain
+
+
+def test_until_cuts_the_flow(tmp_path: Path) -> None:
+    timings = Timings(Objects.open(str(tmp_path)))
+    names = [stage.name for stage in plan_stages(load_recipe("smoke"), timings, "teach")]
+    assert names == ["scenes", "curate", "teach mask2former", "teach sam2"]
+
+
+def test_teachers_of_one_kind_are_refused() -> None:
+    with pytest.raises(UsageError, match="teachers: expected each kind once, got sam2, sam2"):
+        load_recipe("smoke", ["teachers=[{kind: sam2}, {kind: sam2}]"])
+
+
+def test_an_unknown_family_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="unknown dataset family 'refcoco2'; known: .*refcoco"):
+        load_recipe("smoke", ["curation.sources.0.kind=refcoco2"])
