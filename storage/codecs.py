@@ -204,15 +204,21 @@ class Int8Codec:
 
 def _robust_range(flat: Float32) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Lowest and highest value per channel that the codes shall cover."""
-    ordered = np.sort(flat, axis=1).astype(np.float64)
+    ordered = np.sort(flat, axis=1)
     num_cells = flat.shape[1]
     last = num_cells - 1
-    lower_quartile, median, upper_quartile = (ordered[:, round(last * share)] for share in (0.25, 0.5, 0.75))
+    lower_quartile, median, upper_quartile = (
+        ordered[:, round(last * share)].astype(np.float64) for share in (0.25, 0.5, 0.75)
+    )
     reach = _ROBUST_SIGMAS * (upper_quartile - lower_quartile) / _IQR_OF_NORMAL
     num_out = int(num_cells * _MAX_OUTLIER_SHARE)
-    low = np.maximum(ordered[:, 0], np.minimum(median - reach, ordered[:, num_out]))
-    high = np.minimum(ordered[:, last], np.maximum(median + reach, ordered[:, last - num_out]))
-    return low, high
+    low = np.minimum(median - reach, ordered[:, num_out])
+    high = np.maximum(median + reach, ordered[:, last - num_out])
+    # Down to the values that are there, so that no code is spent on the gap before an outlier.
+    first_in = np.count_nonzero(ordered < low[:, None], axis=1)
+    last_in = np.count_nonzero(ordered <= high[:, None], axis=1) - 1
+    channels = np.arange(len(ordered))
+    return ordered[channels, first_in].astype(np.float64), ordered[channels, last_in].astype(np.float64)
 
 
 _CODECS: dict[str, Codec] = {codec.name: codec for codec in (Raw16Codec(), Int8Codec())}

@@ -12,6 +12,7 @@ give the same bytes. Images are read at random through a map of ids to row group
 from __future__ import annotations
 
 import io
+import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
@@ -389,7 +390,7 @@ class Corpus:
         self._cache: OrderedDict[int, list[ImageRecord]] = OrderedDict()
 
     @classmethod
-    def open(cls, url: str | Objects) -> Corpus:
+    def open(cls, url: str | os.PathLike[str] | Objects) -> Corpus:
         """Opens a corpus.
 
         Raises:

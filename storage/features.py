@@ -14,6 +14,7 @@ who comes second writes the next snapshot on top of the first.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -82,7 +83,9 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
             self._add_rows(number, part)
 
     @classmethod
-    def open(cls, url: str | Objects, *, snapshot: int | None = None, absent_ok: bool = False) -> FeatureStore:
+    def open(
+        cls, url: str | os.PathLike[str] | Objects, *, snapshot: int | None = None, absent_ok: bool = False
+    ) -> FeatureStore:
         """Opens a store and pins a snapshot.
 
         Args:
@@ -243,7 +246,7 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         return tail
 
 
-def open_features(url: str | Objects) -> FeatureStore:
+def open_features(url: str | os.PathLike[str] | Objects) -> FeatureStore:
     """The newest snapshot of a feature store: `open_features(url)[image_id]` is [channels, height, width].
 
     Raises:

@@ -6,7 +6,6 @@ code trusts what it is given, though, so counts and polygons are checked here fi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -25,6 +24,7 @@ _Counts: TypeAlias = npt.NDArray[np.int64]
 _Points: TypeAlias = list[tuple[float, float]]
 
 _MAX_PIXELS = 2**31 - 1  # pycocotools counts pixels in 32 bits
+_MAX_COORDINATE = 1e15
 _FAR_PX = 10_000.0  # polygons that reach further out of the image are cut off there
 _MAX_DIGITS = 7  # base-32 digits of one count: 35 bits hold any difference of two 32-bit counts
 
@@ -232,9 +232,8 @@ def _polygon(value: object, index: int) -> _Points:
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise _invalid(f"polygon {index}: expected numbers, got {type(number).__name__}")
-        # Beyond float64 an integer overflows; nothing that large is a coordinate.
-        if not -1e15 < number < 1e15 or not math.isfinite(number):
-            raise _invalid(f"polygon {index}: {number!r} is no coordinate"[:200])
+        if not -_MAX_COORDINATE < number < _MAX_COORDINATE:  # NaN compares false, too
+            raise _invalid(f"polygon {index}: a coordinate that is not finite, or beyond {_MAX_COORDINATE:g}")
         floats.append(float(number))
     return list(zip(floats[::2], floats[1::2], strict=True))
 

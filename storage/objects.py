@@ -43,6 +43,13 @@ _TIMEOUTS: ClientConfig = {
     "timeout": timedelta(seconds=300),
 }
 _S3_ENVIRONMENT = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL"
+_S3_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_SKIP_SIGNATURE",
+)
 _ENVIRONMENT = {
     "s3": _S3_ENVIRONMENT,
     "gs": "GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT",
@@ -116,6 +123,11 @@ def _new_store(location: _Location) -> ObjectStore:
     options = _TIMEOUTS.copy()
     if endpoint is None:
         return S3Store(location.root, client_options=options, retry_config=_RETRY)
+    if not any(os.environ.get(name) for name in _S3_CREDENTIALS):
+        # Otherwise the client would look for an instance's role on the network for minutes.
+        raise InfrastructureError(
+            f"open s3://{location.root}: AWS_ENDPOINT_URL is set but no credentials are; set {_S3_ENVIRONMENT}"
+        )
     options["allow_http"] = endpoint.startswith("http://")
     return S3Store(
         location.root,
