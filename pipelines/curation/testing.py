@@ -1,0 +1,213 @@
+"""The contract that every dataset family meets, as a suite to subclass (see tests/contract/test_families.py).
+
+A subclass writes a small source with good and bad records, and says by hand what must come out of it.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pipelines.curation.config import CurationConfig
+from pipelines.curation.corpora import CARD_NAME, curate_local, open_run
+from pipelines.curation.families.base import SourceFiles
+from pipelines.curation.records import Draft
+from pipelines.curation.registry import SourceUnion, source_config
+from pipelines.curation.shards import run_shard
+from pipelines.curation.steps.assemble import sample_key
+from pipelines.curation.steps.loading import decode_source_file
+from pipelines.progress import NullProgress
+from storage.corpus import Corpus
+from storage.manifest import Manifest, verify_manifest
+from storage.masks import area_px, decode_mask
+from storage.objects import Objects
+from storage.schema import Reject, RejectReason, Sample, Task
+
+__all__ = ["Expected", "FamilyContract", "polygon_of", "write_coco", "write_picture"]
+
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in px, exclusive end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What must come out of a source, counted by hand."""
+
+    samples: Mapping[tuple[str, Task, str], int]
+    """Samples by (family, task, split)."""
+    masks: Mapping[tuple[str, int], Box | None]
+    """Boxes of rectangular targets by (locator, number of the `[SEG]` or prompt); None: no target."""
+    rejects: Mapping[tuple[str, str], RejectReason]
+    """Reasons by (source file, locator); every bad record once."""
+
+
+class FamilyContract:
+    """Subclass it, set `expected` and write the source."""
+
+    expected: Expected
+    """What must come out of the source."""
+
+    def write_source(self, root: Path) -> dict[str, object]:
+        """Writes the source below `root` and returns its configuration, `root` left out."""
+        raise AssertionError(f"{type(self).__name__} writes no source into {root}")
+
+    def test_registered(self, tmp_path: Path) -> None:
+        """The registry knows the family, and its configuration survives JSON and pickling."""
+        source = self._source(tmp_path)
+        assert source_config(json.loads(source.model_dump_json())) == source
+        assert pickle.loads(pickle.dumps(source)) == source
+        assert "root" not in source.hashed_fields()
+
+    def test_round_trip(self, tmp_path: Path) -> None:
+        """What is read back from the corpus is what was counted by hand, with the masks drawn by hand."""
+        corpus = self._curated(tmp_path)
+        samples = list(corpus.samples())
+        found = Counter((sample.family, sample.task, sample.split) for sample in samples)
+        assert found == Counter(dict(self.expected.samples))
+        by_locator = {sample.locator: sample for sample in samples}
+        for (locator, number), box in self.expected.masks.items():
+            assert _drawn(by_locator[locator], number) == _rectangle(by_locator[locator], box), locator
+        for sample in samples:
+            assert sample.sample_id == sample_key(sample)
+            assert sample.image_id is not None
+            image = corpus.image(sample.image_id)
+            for region in sample.regions:
+                assert (region.mask.height, region.mask.width) == (image.height, image.width)
+                assert area_px(region.mask) > 0
+        verify_manifest(corpus.objects)
+
+    def test_records_survive_pickling(self, tmp_path: Path) -> None:
+        """Drafts and rejects travel to tasks unchanged."""
+        records = self._records(tmp_path)
+        assert pickle.loads(pickle.dumps(records)) == records
+
+    def test_accounting(self, tmp_path: Path) -> None:
+        """Records in are samples and rejects, for each file, and the manifest and the card say so."""
+        corpus = self._curated(tmp_path)
+        facts = cast("dict[str, dict[str, int]]", corpus.manifest.facts)
+        out = Counter(sample.source_file for sample in corpus.samples())
+        assert dict(out) == facts["samples_by_source"]
+        out.update(reject.source_file for reject in corpus.rejects())
+        assert dict(out) == facts["records_in"]
+        num_records = sum(self.expected.samples.values()) + len(self.expected.rejects)
+        assert out.total() == num_records == len(self._records(tmp_path))
+        card = corpus.objects.read(CARD_NAME).decode()
+        assert f"{sum(self.expected.samples.values())} samples" in card
+        assert all(name in card for name in facts["records_in"])
+
+    def test_rejects(self, tmp_path: Path) -> None:
+        """Every bad record is a reject with file, locator, reason and detail."""
+        rejects = list(self._curated(tmp_path).rejects())
+        assert {(reject.source_file, reject.locator): reject.reason for reject in rejects} == dict(
+            self.expected.rejects
+        )
+        assert len(rejects) == len(self.expected.rejects)
+        assert all(reject.detail for reject in rejects)
+
+    def test_determinism(self, tmp_path: Path) -> None:
+        """Two runs over copies of the source in different places give the same bytes."""
+        first, second = (self._curated(tmp_path / name) for name in ("here", "elsewhere"))
+        assert _bytes_of(first.objects) == _bytes_of(second.objects)
+
+    def test_order_independence(self, tmp_path: Path) -> None:
+        """Neither the order in which shards are made nor the order of records in a file changes a sample."""
+        config = self._config(tmp_path, images_per_shard=1)
+        forward = curate_local(config, Objects.open(tmp_path / "forward"), NullProgress())
+        backward = Objects.open(tmp_path / "backward")
+        run = open_run(config, backward, NullProgress())
+        assert not isinstance(run, Manifest)
+        for work in reversed(run.waiting):
+            run_shard(work, run.config, backward)
+        assert curate_local(config, backward, NullProgress()) == forward
+        assert _bytes_of(backward) == _bytes_of(Objects.open(tmp_path / "forward"))
+        source = self._source(tmp_path)
+        files = self._files(tmp_path, source)
+        shuffled = {name: _shuffled(content) for name, content in files.items()}
+        assert _facts_of(source.records(files)) == _facts_of(source.records(shuffled))
+
+    def _source(self, tmp_path: Path) -> SourceUnion:
+        root = tmp_path / "source"
+        root.mkdir(parents=True, exist_ok=True)
+        return source_config({**self.write_source(root), "root": str(root)})
+
+    def _files(self, tmp_path: Path, source: SourceUnion) -> dict[str, object]:
+        root = tmp_path / "source"
+        return {name: decode_source_file((root / name).read_bytes(), name) for name in source.source_files()}
+
+    def _records(self, tmp_path: Path) -> list[Draft | Reject]:
+        source = self._source(tmp_path)
+        return list(source.records(self._files(tmp_path, source)))
+
+    def _config(self, tmp_path: Path, images_per_shard: int) -> CurationConfig:
+        return CurationConfig(sources=(self._source(tmp_path),), max_reject_share=1, images_per_shard=images_per_shard)
+
+    def _curated(self, tmp_path: Path) -> Corpus:
+        output = Objects.open(tmp_path / "corpus")
+        curate_local(self._config(tmp_path, images_per_shard=2), output, NullProgress())
+        return Corpus.open(output)
+
+
+def write_picture(path: Path, height: int = 24, width: int = 32, seed: int = 0) -> None:
+    """Writes a picture of noise, in the format of the path's suffix; other seeds give other bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng([seed, height, width]).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def polygon_of(box: Box) -> list[list[float]]:
+    """A rectangle as a COCO `segmentation` of one polygon, which covers exactly the box."""
+    x0, y0, x1, y1 = (float(side) for side in box)
+    return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+
+
+def write_coco(path: Path, images: Sequence[object], annotations: Sequence[object]) -> None:
+    """Writes a COCO file with two categories, 1 "cup" (a thing) and 2 "wall-other-merged" (stuff)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    categories = [{"id": 1, "name": "cup", "isthing": 1}, {"id": 2, "name": "wall-other-merged", "isthing": 0}]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+
+
+def _drawn(sample: Sample, number: int) -> bytes:
+    """The bitmap of one `[SEG]`, or of one prompt in a sample that has no targets."""
+    turn = sample.turns[0]
+    places = turn.targets[number] if turn.targets else (sample.prompts[number].region or 0,)
+    masks = [decode_mask(sample.regions[place].mask) for place in places]
+    return np.logical_or.reduce(masks).tobytes() if masks else b""
+
+
+def _rectangle(sample: Sample, box: Box | None) -> bytes:
+    if box is None:
+        return b""
+    mask = sample.regions[0].mask
+    bitmap: npt.NDArray[np.bool_] = np.zeros((mask.height, mask.width), np.bool_)
+    bitmap[box[1] : box[3], box[0] : box[2]] = True
+    return bitmap.tobytes()
+
+
+def _bytes_of(objects: Objects) -> dict[str, bytes]:
+    return {info.key: objects.read(info.key) for info in objects.list()}
+
+
+def _shuffled(content: object) -> object:
+    """The records of a file in another order."""
+    draw = random.Random(0)
+    if isinstance(content, list):
+        return draw.sample(content, len(content))
+    lists = cast("Mapping[str, list[object]]", content)
+    return {key: draw.sample(rows, len(rows)) for key, rows in lists.items()}
+
+
+def _facts_of(records: object) -> Counter[str]:
+    """Records less their locators, which may count rows."""
+    found = cast("list[Draft | Reject]", list(cast("SourceFiles", records)))
+    return Counter(repr(replace(record, locator="")) for record in found)
