@@ -26,36 +26,36 @@ class DistillationHead(RecipeModel):
 class StudentConfig(RecipeModel):
     """Sizes of the single transformer, in the words of the Qwen2.5 configuration."""
 
-    vocab_size: int = Field(512, gt=0)
+    vocab_size: int = Field(default=512, gt=0)
     """Upper bound of the tokenizer's vocabulary where it is trained on the corpus, special tokens
     included; the checkpoint holds the number that it really has."""
-    hidden_size: int = Field(128, gt=0)
+    hidden_size: int = Field(default=128, gt=0)
     """Width of the residual stream."""
-    intermediate_size: int = Field(384, gt=0)
+    intermediate_size: int = Field(default=384, gt=0)
     """Width of the SwiGLU."""
-    num_layers: int = Field(4, gt=0)
+    num_layers: int = Field(default=4, gt=0)
     """Decoder layers."""
-    num_attention_heads: int = Field(4, gt=0)
+    num_attention_heads: int = Field(default=4, gt=0)
     """Query heads; the head dimension is `hidden_size / num_attention_heads`, a multiple of 8."""
-    num_key_value_heads: int = Field(2, gt=0)
+    num_key_value_heads: int = Field(default=2, gt=0)
     """Key and value heads (grouped-query attention)."""
-    rope_theta: float = Field(1_000_000.0, gt=0)
+    rope_theta: float = Field(default=1_000_000.0, gt=0)
     """Base of the rotary frequencies."""
-    rms_norm_eps: float = Field(1e-6, gt=0)
+    rms_norm_eps: float = Field(default=1e-6, gt=0)
     """Epsilon of the RMSNorm."""
-    initializer_range: float = Field(0.02, gt=0)
+    initializer_range: float = Field(default=0.02, gt=0)
     """Standard deviation of freshly drawn weights."""
-    patch_size_px: int = Field(16, gt=0)
+    patch_size_px: int = Field(default=16, gt=0)
     """Side of a square patch, in px of the resized image."""
-    max_side_px: int = Field(1024, gt=0)
+    max_side_px: int = Field(default=1024, gt=0)
     """Upper bound of the resized image's long side."""
-    mask_stride_px: int = Field(4, gt=0)
+    mask_stride_px: int = Field(default=4, gt=0)
     """Pixels of the resized image per cell of the mask features: 4 in the paper, 2 in the released code."""
-    mask_dim: int = Field(512, gt=0)
+    mask_dim: int = Field(default=512, gt=0)
     """Channels of queries and mask features."""
-    max_mask_channels: int = Field(1024, gt=0)
+    max_mask_channels: int = Field(default=1024, gt=0)
     """Wider hidden states are projected to this width before they are upsampled."""
-    num_visual_prompts: int = Field(15, ge=0)
+    num_visual_prompts: int = Field(default=15, ge=0)
     """Prompt tokens `<Prompt0>` ... one for each region that a conversation can point at."""
     wordings: Literal["short", "varied"] = "varied"
     """The set of sentences that frame the facts, see `model.wordings`."""

@@ -15,9 +15,7 @@ from torch.nn import functional
 __all__ = ["dice_loss", "distillation_loss", "mask_bce_loss", "next_token_loss", "sample_points", "uncertain_points"]
 
 
-def next_token_loss(
-    logits: Float[Tensor, "tokens vocab"], targets: Int[Tensor, " tokens"]
-) -> Float[Tensor, " tokens"]:
+def next_token_loss(logits: Float[Tensor, "tokens vocab"], targets: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
     """Cross-entropy of each labelled token, in nats."""
     return functional.cross_entropy(logits.float(), targets, reduction="none")
 
@@ -29,9 +27,7 @@ def mask_bce_loss(
     return functional.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="none").mean(1)
 
 
-def dice_loss(
-    logits: Float[Tensor, "masks points"], targets: Float[Tensor, "masks points"]
-) -> Float[Tensor, " masks"]:
+def dice_loss(logits: Float[Tensor, "masks points"], targets: Float[Tensor, "masks points"]) -> Float[Tensor, " masks"]:
     """Naive dice of each mask: 1 - (2 * overlap + 1) / (sum + 1)."""
     probabilities, targets = logits.float().sigmoid(), targets.float()
     overlap = (probabilities * targets).sum(1)
@@ -43,9 +39,7 @@ def distillation_loss(
 ) -> Float[Tensor, " images"]:
     """Mean squared error of each image; the teacher is resized bilinearly to the student's grid."""
     if teacher.shape[-2:] != student.shape[1:3]:
-        teacher = functional.interpolate(
-            teacher.float(), size=student.shape[1:3], mode="bilinear", align_corners=False
-        )
+        teacher = functional.interpolate(teacher.float(), size=student.shape[1:3], mode="bilinear", align_corners=False)
     return (student.float() - teacher.permute(0, 2, 3, 1)).square().mean((1, 2, 3))
 
 
@@ -75,9 +69,7 @@ def uncertain_points(
         importance: share of points that are the most uncertain candidates; the rest are uniform.
     """
     num_masks = len(logits)
-    candidates = torch.rand(
-        num_masks, int(num_points * oversample), 2, generator=generator, device=logits.device
-    )
+    candidates = torch.rand(num_masks, int(num_points * oversample), 2, generator=generator, device=logits.device)
     uncertainty = -sample_points(logits.detach(), candidates).abs()
     num_uncertain = int(importance * num_points)
     chosen = uncertainty.topk(num_uncertain, dim=1).indices

@@ -74,7 +74,7 @@ class Processor:
 
     def image_size(self, image: NDArray[np.uint8]) -> tuple[int, int]:
         """(height, width) to which an image is stretched."""
-        return student_size(*image.shape[:2], self.config.patch_size_px, self.config.max_side_px)
+        return student_size(image.shape[0], image.shape[1], self.config.patch_size_px, self.config.max_side_px)
 
     def encode(
         self,
@@ -124,7 +124,9 @@ class Processor:
         self, ids: list[int], labels: list[int], grid: tuple[int, int] | None, patches: Tensor, prompt_ids: Tensor
     ) -> EncodedRow:
         tokens = self.tokenizer
-        image_ids = [] if grid is None else [tokens.vision_start, *[tokens.vision_patch] * len(patches), tokens.vision_end]
+        image_ids = (
+            [] if grid is None else [tokens.vision_start, *[tokens.vision_patch] * len(patches), tokens.vision_end]
+        )
         return EncodedRow(
             input_ids=torch.tensor([*image_ids, *ids]),
             labels=torch.tensor([*[IGNORED] * len(image_ids), *labels]),

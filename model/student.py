@@ -92,25 +92,24 @@ class PixelSail(nn.Module):
         self.seg_query = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, config.mask_dim))
         self.distillation_heads = nn.ModuleDict(
             {
-                head.teacher: nn.Linear(
-                    config.mask_dim if head.source == "mask_features" else dim, head.num_channels
-                )
+                head.teacher: nn.Linear(config.mask_dim if head.source == "mask_features" else dim, head.num_channels)
                 for head in config.distillation
             }
         )
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> PixelSail:
-        """Draws every matrix from N(0, initializer_range) with zero biases; upsampling by fan-in."""
+        """Draws the decoder from N(0, initializer_range), what is new beside it by fan-in; biases are zero."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d | nn.ConvTranspose2d):
-                std = self.config.initializer_range
-                if name.startswith(("mask_features", "seg_query", "vis_embed", "distillation_heads")):
-                    fan_in = module.weight[0].numel() if not isinstance(module, nn.ConvTranspose2d) else len(module.weight)
-                    std = fan_in**-0.5
-                module.weight.normal_(0.0, std, generator=generator)
-                if getattr(module, "bias", None) is not None:
-                    module.bias.zero_()
+            if not isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d | nn.ConvTranspose2d):
+                continue
+            std = self.config.initializer_range
+            if name.startswith(("mask_features", "seg_query", "vis_embed", "distillation_heads")):
+                transposed = isinstance(module, nn.ConvTranspose2d)
+                std = (len(module.weight) if transposed else module.weight[0].numel()) ** -0.5
+            module.weight.normal_(0.0, std, generator=generator)
+            if not isinstance(module, nn.Embedding) and module.bias is not None:
+                module.bias.zero_()
         return self
 
     def embed(self, inputs: StudentInputs) -> Float[Tensor, "batch tokens dim"]:
@@ -124,13 +123,9 @@ class PixelSail(nn.Module):
         visual = visual + injected * prompted[:, None]
         return embedded.flatten(0, 1).index_add(0, inputs.patch_slots, visual).view_as(embedded)
 
-    def forward(
-        self, inputs: StudentInputs, cache: KeyValueCache | None = None
-    ) -> Float[Tensor, "batch tokens dim"]:
+    def forward(self, inputs: StudentInputs, cache: KeyValueCache | None = None) -> Float[Tensor, "batch tokens dim"]:
         """Last-layer hidden states behind the final norm; a cache, if given, is filled."""
-        return self.decode(
-            self.embed(inputs), inputs.positions, prefix_mask(inputs.document, inputs.prefix), cache
-        )
+        return self.decode(self.embed(inputs), inputs.positions, prefix_mask(inputs.document, inputs.prefix), cache)
 
     def decode(
         self,

@@ -42,7 +42,7 @@ class StudentTokenizer:
         wanted = [END_OF_TEXT, TURN_START, TURN_END, *special_tokens(num_visual_prompts)]
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in wanted])
         self._tokenizer = tokenizer
-        ids = {token: tokenizer.token_to_id(token) for token in wanted}
+        ids: dict[str, int] = {token: tokenizer.token_to_id(token) or 0 for token in wanted}
         self.end_of_text, self.seg = ids[END_OF_TEXT], ids[SEG]
         self.vision_start, self.vision_patch, self.vision_end = ids[VISION_START], ids[VISION_PATCH], ids[VISION_END]
         self.visual_prompts = [ids[f"<Prompt{number}>"] for number in range(num_visual_prompts)]

@@ -32,7 +32,8 @@ class UpsampleBlock(nn.Module):
         weight = self.transposed.weight.permute(0, 2, 3, 1).reshape(channels, 4 * channels)
         doubled = (cells.reshape(-1, channels) @ weight).reshape(batch, height, width, 2, 2, channels)
         doubled = doubled.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels)
-        doubled = functional.gelu(doubled + self.transposed.bias)
+        bias = self.transposed.bias
+        doubled = functional.gelu(doubled if bias is None else doubled + bias)
         local = self.depthwise(doubled.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.norm(self.pointwise(local))
 
@@ -49,9 +50,7 @@ class MaskFeatures(nn.Module):
             else nn.Identity()
         )
         self.blocks = nn.ModuleList(UpsampleBlock(channels) for _ in range(config.num_upsample_blocks))
-        self.project = nn.Sequential(
-            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, config.mask_dim)
-        )
+        self.project = nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, config.mask_dim))
 
     def forward(self, patches: Float[Tensor, "batch h w dim"]) -> Float[Tensor, "batch mask_h mask_w mask_dim"]:
         """Upsamples patch hidden states of images of one grid; channels stay last."""

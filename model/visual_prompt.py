@@ -13,9 +13,7 @@ from torch import Tensor
 __all__ = ["largest_first", "patch_prompts", "prompt_patches"]
 
 
-def prompt_patches(
-    prompt: NDArray[np.bool_], size_px: tuple[int, int], patch_size_px: int
-) -> NDArray[np.bool_]:
+def prompt_patches(prompt: NDArray[np.bool_], size_px: tuple[int, int], patch_size_px: int) -> NDArray[np.bool_]:
     """Patches (rows, columns) that belong to a prompt: those in which any pixel does.
 
     Args:
@@ -27,7 +25,8 @@ def prompt_patches(
     rows = (np.arange(height) * prompt.shape[0]) // height
     columns = (np.arange(width) * prompt.shape[1]) // width
     resized = prompt[rows[:, None], columns[None, :]]
-    return resized.reshape(height // patch_size_px, patch_size_px, width // patch_size_px, patch_size_px).any((1, 3))
+    patches = resized.reshape(height // patch_size_px, patch_size_px, width // patch_size_px, patch_size_px)
+    return np.asarray(patches.any((1, 3)))
 
 
 def largest_first(

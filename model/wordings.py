@@ -115,4 +115,3 @@ def example_texts(style: WordingStyle) -> list[str]:
 
 def _draw(wordings: Sequence[str], rng: np.random.Generator | None) -> str:
     return wordings[0 if rng is None else int(rng.integers(len(wordings)))]
-

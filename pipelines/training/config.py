@@ -1,0 +1,113 @@
+"""How the student is trained, as a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, cast
+
+from pydantic import Field
+
+from model.config import StudentConfig
+from storage.keys import Json, content_key
+from storage.recipe import RecipeModel
+from storage.schema import SCHEMA_VERSION, Task
+
+__all__ = ["VERSION", "LossWeights", "MixtureEntry", "TrainingConfig", "training_key"]
+
+VERSION = 1
+"""Raised whenever the same recipe on the same data would train another student."""
+
+
+class LossWeights(RecipeModel):
+    """Weights of the loss terms; the defaults are the published ones."""
+
+    text_with_masks: float = Field(default=0.1, ge=0)
+    """Next-token loss of a conversation whose answers hold masks."""
+    text: float = Field(default=1.0, ge=0)
+    """Next-token loss of a conversation without masks."""
+    mask_bce: float = Field(default=2.0, ge=0)
+    """Binary cross-entropy of masks."""
+    mask_dice: float = Field(default=0.5, ge=0)
+    """Dice loss of masks."""
+    distillation: dict[str, float] = Field(default_factory=lambda: {"mask2former": 0.5, "sam2": 0.5})
+    """Feature distillation, by the teacher's kind; a teacher that is not named has weight 0."""
+
+
+class MixtureEntry(RecipeModel):
+    """A part of the corpus and how often an epoch repeats it."""
+
+    families: tuple[str, ...] = ()
+    """Families of this part; empty: all."""
+    tasks: tuple[Task, ...] = ()
+    """Tasks of this part; empty: all."""
+    turns_per_row: int = Field(default=5, gt=0)
+    """Single-turn samples of one image that share a conversation: as many turns, drawn with
+    replacement where the image has fewer."""
+    repeats: float = Field(default=1.0, gt=0)
+    """Conversations per image and epoch; a fraction takes a share of the images."""
+
+
+class TrainingConfig(RecipeModel):
+    """The training run. Published: AdamW, lr 4e-5, weight decay 0.05, clip 1.0, batch 256, one epoch."""
+
+    splits: tuple[str, ...] = ("train",)
+    """Splits that are trained on."""
+    mixture: tuple[MixtureEntry, ...] = (MixtureEntry(),)
+    """What an epoch consists of."""
+    num_steps: int = Field(gt=0)
+    """Optimiser steps; the learning-rate schedule ends there."""
+    batch_rows: int = Field(default=256, gt=0)
+    """Conversations per optimiser step, over all workers."""
+    micro_batch_rows: int = Field(default=8, gt=0)
+    """Conversations per forward pass of one worker; the rest of its share is accumulated."""
+    learning_rate: float = Field(default=4e-5, gt=0)
+    """Peak learning rate of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moment."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Decoupled weight decay, applied to matrices."""
+    warmup_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of the steps in which the learning rate rises linearly; cosine to 0 follows."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Bound of the gradient's global norm."""
+    losses: LossWeights = LossWeights()
+    """Weights of the loss terms."""
+    absent_prompt_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of turns on visual prompts that are followed by a question on a prompt that isn't there."""
+    mask_points: int | None = Field(default=12_544, gt=0)
+    """Points per mask for the mask losses (PointRend sampling); null: every pixel of the student's image."""
+    seed: int = 0
+    """Seeds the weights, the order of the data, the wordings and the points."""
+    init: str | None = None
+    """URL of a checkpoint to start from; null: fresh weights."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the forward pass; weights and optimiser stay float32."""
+    checkpoint_every: int = Field(default=500, gt=0, json_schema_extra={"hashed": False})
+    """Steps between checkpoints from which an interrupted run resumes."""
+    log_every: int = Field(default=20, gt=0, json_schema_extra={"hashed": False})
+    """Steps between two rows of the metrics file."""
+    num_workers: int = Field(default=1, gt=0, json_schema_extra={"hashed": False})
+    """Ray Train workers."""
+    cpus_per_worker: float = Field(default=2.0, gt=0, json_schema_extra={"hashed": False})
+    """Logical CPUs of a worker, also its number of torch threads."""
+    use_gpu: bool = Field(default=False, json_schema_extra={"hashed": False})
+    """One GPU per worker."""
+
+
+def training_key(student: StudentConfig, config: TrainingConfig, inputs: Mapping[str, str]) -> str:
+    """Content key of the checkpoint that training would write.
+
+    Args:
+        student: its architecture.
+        config: the training run.
+        inputs: content keys of the corpus and of the feature stores, by name.
+    """
+    content = {
+        "stage": "train",
+        "schema_version": SCHEMA_VERSION,
+        "version": VERSION,
+        "student": student.hashed_fields(),
+        "training": config.hashed_fields(),
+        "inputs": dict(inputs),
+    }
+    return content_key(cast("Json", content))

@@ -1,0 +1,132 @@
+"""The training loop of one worker, free of Ray: batches in, updated student out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+
+from model.student import PixelSail
+from pipelines.training.config import TrainingConfig
+from pipelines.training.step import LossTerms, TrainingBatch, compute_losses
+
+__all__ = ["Trainer", "learning_rate_factor", "make_optimizer"]
+
+
+def learning_rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
+    """Linear warm-up, then cosine to 0; in (0, 1] for steps below `num_steps`.
+
+    >>> [round(learning_rate_factor(step, 100, 0.1), 2) for step in (0, 9, 10, 55, 99)]
+    [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    warmup = max(1, round(num_steps * warmup_share))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices, none on biases and norms."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+
+
+@dataclass
+class Trainer:
+    """One rank of a run.
+
+    Gradients are summed over the ranks in one flat all-reduce behind the last micro-batch, so that the
+    update is that of a single process with the same global batch.
+    """
+
+    model: PixelSail
+    optimizer: torch.optim.AdamW
+    config: TrainingConfig
+    seg_id: int
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    def run(
+        self,
+        batches: Iterator[list[TrainingBatch]],
+        first_step: int,
+        after_step: Callable[[int, Mapping[str, float]], None],
+    ) -> None:
+        """Trains from a position to the end.
+
+        Args:
+            batches: micro-batches of each step, from `first_step` on.
+            first_step: steps that are already done.
+            after_step: called with the number of done steps and the step's metrics.
+        """
+        self.model.train()
+        for step in range(first_step, self.config.num_steps):
+            started = time.perf_counter()
+            micro_batches = next(batches)
+            waited = time.perf_counter() - started
+            metrics = self.step(step, micro_batches)
+            metrics["wait_s"], metrics["step_s"] = waited, time.perf_counter() - started
+            after_step(step + 1, metrics)
+
+    def step(self, step: int, micro_batches: Sequence[TrainingBatch]) -> dict[str, float]:
+        """One optimiser step; returns the loss, each term and the gradient norm."""
+        factor = learning_rate_factor(step, self.config.num_steps, self.config.warmup_share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        metrics: dict[str, float] = {}
+        for number, batch in enumerate(micro_batches):
+            share = len(batch.labels) / self.config.batch_rows
+            losses = self._losses(batch.to(self.device), step, number)
+            (losses.total * share).backward()
+            for name, value in {"loss": losses.total.detach(), **losses.terms}.items():
+                metrics[name] = metrics.get(name, 0.0) + float(value) * share
+        if self.world_size > 1:
+            self._sum_gradients()
+            metrics = self._sum_metrics(metrics)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return {**metrics, "gradient_norm": float(norm), "learning_rate": self.config.learning_rate * factor}
+
+    def _losses(self, batch: TrainingBatch, step: int, micro_batch: int) -> LossTerms:
+        seed = hash((self.config.seed, step, self.rank, micro_batch)) & 0x7FFF_FFFF_FFFF_FFFF
+        generator = torch.Generator(self.device).manual_seed(seed)
+        half = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return compute_losses(
+                self.model, batch, self.config.losses, self.seg_id, self.config.mask_points, generator
+            )
+
+    def _sum_gradients(self) -> None:
+        parameters = list(self.model.parameters())
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(flat)
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def _sum_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Ranks can differ in their terms (no mask, no teacher): the names are agreed on first."""
+        gathered: list[dict[str, float]] = [{} for _ in range(self.world_size)]
+        distributed.all_gather_object(gathered, dict(metrics))
+        names = sorted({name for part in gathered for name in part})
+        return {name: sum(part.get(name, 0.0) for part in gathered) for name in names}
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Trainable numbers of a model."""
+    return sum(tensor.numel() for tensor in model.parameters())
+
+
+def cpu_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict on the CPU, detached from what goes on training."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}

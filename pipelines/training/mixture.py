@@ -1,0 +1,114 @@
+"""The order of training: which conversation stands at which place of which epoch, as pure functions.
+
+A conversation is one image with a few turns. Its content is drawn from a generator that is seeded by
+(seed, epoch, place), so any rank can make any row by itself, and the position of a run is one number.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.training.config import TrainingConfig
+from storage.errors import DataError
+from storage.schema import Sample
+
+__all__ = ["Mixture", "Place", "RowSource", "build_mixture", "row_generator"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowSource:
+    """What one conversation is drawn from: samples of one image and one part of the mixture."""
+
+    image_id: str | None
+    samples: tuple[Sample, ...]
+    """Single-turn samples that can share a conversation, or one sample with several turns."""
+    num_turns: int
+    """Turns to draw."""
+    repeats: float
+    """Conversations per epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in training: the epoch and the row inside it."""
+
+    epoch: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """All conversations of an epoch, in no order yet."""
+
+    sources: tuple[RowSource, ...]
+    counts: NDArray[np.int64]
+    """Whole conversations of each source per epoch."""
+    fractions: NDArray[np.float64]
+    """Chance of one more."""
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
+        """Numbers of the sources in the order of an epoch; depends on (seed, epoch) alone."""
+        rng = np.random.default_rng([seed, epoch, _ORDER])
+        extra = rng.random(len(self.sources)) < self.fractions
+        numbers = np.repeat(np.arange(len(self.sources)), self.counts + extra)
+        return rng.permutation(numbers)
+
+
+_ORDER, _ROW = 0, 1
+"""Streams of random numbers that must not meet."""
+
+
+def row_generator(seed: int, place: Place) -> np.random.Generator:
+    """The generator that draws the content of the row at a place."""
+    return np.random.default_rng([seed, place.epoch, _ROW, place.row])
+
+
+def build_mixture(samples: Iterable[Sample], config: TrainingConfig) -> Mixture:
+    """Groups samples by image into the parts of the mixture.
+
+    Args:
+        samples: samples of the training splits.
+        config: names the parts.
+
+    Raises:
+        DataError: a part of the mixture, or the whole, that has no sample.
+    """
+    all_samples = list(samples)
+    sources: list[RowSource] = []
+    for number, entry in enumerate(config.mixture):
+        chosen = [
+            sample
+            for sample in all_samples
+            if (not entry.families or sample.family in entry.families)
+            and (not entry.tasks or sample.task in entry.tasks)
+        ]
+        if not chosen:
+            raise DataError(
+                f"training.mixture[{number}]: expected samples of families {list(entry.families) or 'any'} and tasks "
+                f"{[str(task) for task in entry.tasks] or 'any'} in splits {list(config.splits)}, found none among "
+                f"{len(all_samples)}; curate a source that has them or leave the entry out"
+            )
+        sources += _group(chosen, entry.turns_per_row, entry.repeats)
+    repeats = np.array([source.repeats for source in sources], np.float64)
+    counts = np.floor(repeats).astype(np.int64)
+    return Mixture(tuple(sources), counts, repeats - counts)
+
+
+def _group(samples: Sequence[Sample], turns_per_row: int, repeats: float) -> list[RowSource]:
+    by_image: dict[str | None, list[Sample]] = defaultdict(list)
+    whole: list[RowSource] = []
+    for sample in samples:
+        if len(sample.turns) == 1 and sample.image_id is not None:
+            by_image[sample.image_id].append(sample)
+        else:
+            whole.append(RowSource(sample.image_id, (sample,), len(sample.turns), repeats))
+    grouped = [
+        RowSource(image_id, tuple(sorted(group, key=lambda sample: sample.sample_id)), turns_per_row, repeats)
+        for image_id, group in sorted(by_image.items(), key=lambda item: str(item[0]))
+    ]
+    return grouped + sorted(whole, key=lambda source: source.samples[0].sample_id)
