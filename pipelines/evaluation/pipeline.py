@@ -56,7 +56,8 @@ def evaluate(
     """Examines a checkpoint on a corpus.
 
     Writes `predictions/*.parquet`, `scores.parquet`, `scores.json` and the manifest, whose facts
-    hold the scores as well. An output that is there already is returned as it is.
+    hold the scores as well. An output that is there already is returned as it is. A `memory://`
+    store belongs to one process, so that such a run stays in this one and needs no Ray.
 
     Args:
         corpus: questions, truths and pictures.
@@ -125,17 +126,21 @@ class _Examiner:
         counts: list[int] = []
         for name, data in zip(batch["name"], batch["questions"], strict=True):
             questions = cast("list[Question]", pickle.loads(bytes(data)))
-            rows = answer_questions(
-                questions,
-                self._corpus,
-                self._student(questions[0].variant is Variant.UNTRAINED),
-                self._benchmarks,
-                questions_per_batch=self._config.questions_per_batch,
-                max_new_tokens=self._config.max_new_tokens,
-            )
-            write_shard(self._output, str(name), rows)
+            self.answer(str(name), questions)
             counts.append(len(questions))
         return {"name": batch["name"], "num_questions": np.array(counts)}
+
+    def answer(self, name: str, questions: list[Question]) -> None:
+        """Answers the questions of one file and writes it."""
+        rows = answer_questions(
+            questions,
+            self._corpus,
+            self._student(questions[0].variant is Variant.UNTRAINED),
+            self._benchmarks,
+            questions_per_batch=self._config.questions_per_batch,
+            max_new_tokens=self._config.max_new_tokens,
+        )
+        write_shard(self._output, name, rows)
 
     def _student(self, untrained: bool) -> Student:
         if untrained not in self._students:
@@ -158,6 +163,13 @@ def _answer_missing(
     done = total - sum(len(shards[name]) for name in missing)
     progress.update(done, total, unit="questions")
     if not missing:
+        return
+    if any(url.startswith("memory:") for url in (output.url, corpus.objects.url, checkpoint.url)):
+        examiner = _Examiner(corpus, checkpoint, config, output, load)
+        for name in missing:
+            examiner.answer(name, shards[name])
+            done += len(shards[name])
+            progress.update(done, total, unit="questions")
         return
     num_actors = min(config.num_actors, len(missing))
     dataset = ray.data.from_items(

@@ -91,6 +91,14 @@ def test_killed_run_continues_and_ends_with_the_same_bytes(
     assert evaluate(corpus, checkpoint, CONFIG, whole, load=refuse) == manifest
 
 
+def test_memory_store_is_examined_in_this_process(scenes, save_corpus, checkpoint, load, tmp_path) -> None:
+    log = _Log()
+    output = Objects.open(f"memory://evaluation-{tmp_path.name}")
+    manifest = evaluate(save_corpus(scenes), checkpoint, CONFIG, output, log, load=load)
+    verify_manifest(output)
+    assert log.done[-1] == manifest.facts["num_questions"] == 19
+
+
 def test_benchmarks_without_a_sample_are_an_error(scenes, save_corpus, checkpoint, tmp_path) -> None:
     config = EvaluationConfig(benchmarks=(ReferringConfig(splits=("testZ",)),))
     with pytest.raises(DataError, match="no sample of this corpus fits the benchmarks referring"):
