@@ -56,9 +56,12 @@ class Mask2FormerTeacherConfig(RecipeModel):
     """
     tiny: Mask2FormerSizes = Mask2FormerSizes()
     """Sizes of the random network that is used without a checkpoint."""
-    short_side_px: int = Field(default=800, ge=1)
-    """Short side of the resized image in px, before stretching to multiples of `multiple_px`."""
-    long_side_px: int = Field(default=1333, ge=1)
+    short_side_px: int = Field(default=800, gt=32)
+    """Short side of the resized image in px, before stretching to multiples of `multiple_px`.
+
+    A single image of 32 x 32 px would be one cell at stride 32, which torch's group norm refuses.
+    """
+    long_side_px: int = Field(default=1333, gt=32)
     """Upper limit of the long side in px, before stretching."""
     multiple_px: int = Field(default=32, ge=32, multiple_of=32)
     """Both sides are stretched up to a multiple of this many px."""

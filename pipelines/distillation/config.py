@@ -59,9 +59,10 @@ class FeaturesConfig(RecipeModel):
     num_gpus_per_actor: float = Field(0.0, ge=0, json_schema_extra={"hashed": False})
     """GPUs of each teacher; 0: it runs on the CPU."""
     num_batches_ahead: int = Field(2, gt=0, json_schema_extra={"hashed": False})
-    """Batches that are read and decoded ahead of each teacher, by CPU tasks."""
-    num_cpus_per_decoder: float = Field(0.5, gt=0, json_schema_extra={"hashed": False})
-    """CPUs that Ray counts for each reading and decoding task."""
+    """Batches that are read and decoded ahead of each teacher."""
+    num_cpus_per_decoder: float = Field(0.5, ge=0, json_schema_extra={"hashed": False})
+    """CPUs that Ray counts for each reading and decoding task. 0: threads in the teacher's own process decode,
+    which is quicker for small pictures on few cores, where processes of their own don't pay."""
     max_reject_share: float = Field(0.05, ge=0, le=1, json_schema_extra={"hashed": False})
     """Share of the planned images on which the teacher may fail; above it nothing is published."""
     max_retries: int = Field(3, ge=0, json_schema_extra={"hashed": False})

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,9 @@ from teachers.registry import TeacherConfig, teacher_card
 __all__ = ["teach"]
 
 logger = logging.getLogger(__name__)
+
+_Pixels: TypeAlias = tuple[npt.NDArray[np.float32], dict[int, str]]
+"""A batch's inputs, and what is wrong with the images that are zeros in it."""
 
 _SHARDS_PER_ACTOR = 2  # one in work, one queued, so that an actor never waits for the driver
 
@@ -268,6 +271,7 @@ class _TeacherActor:
 
     def __init__(self, job: _Job) -> None:
         self._job = job
+        self._threads = ThreadPoolExecutor(job.features.num_batches_ahead, thread_name_prefix="decode")
         self._teacher = job.teacher.build("cuda" if job.features.num_gpus_per_actor > 0 else "cpu")
 
     def run(self, task: ShardTask) -> _ShardResult:
@@ -283,28 +287,35 @@ class _TeacherActor:
     def _inputs(self, task: ShardTask) -> Iterator[tuple[Tensor, dict[int, str]]]:
         """Decoded batches in order, a few of them in the making ahead of the teacher."""
         batches = iter(task.batches)
-        ahead = deque(self._decode(task, batch) for batch in islice(batches, self._job.features.num_batches_ahead))
+        ahead = deque(self._begin(task, batch) for batch in islice(batches, self._job.features.num_batches_ahead))
         while ahead:
-            pixels, failures = ray.get(ahead.popleft())
-            ahead.extend(self._decode(task, batch) for batch in islice(batches, 1))
+            pixels, failures = ahead.popleft()()
+            ahead.extend(self._begin(task, batch) for batch in islice(batches, 1))
             # Arrays from Ray are read-only views, which torch does not take.
-            yield torch.from_numpy(np.array(pixels)), failures
+            yield torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()), failures
 
-    def _decode(self, task: ShardTask, batch: Batch) -> Any:
+    def _begin(self, task: ShardTask, batch: Batch) -> Callable[[], _Pixels]:
+        """Starts to decode a batch; the returned function waits for it."""
         job = self._job
         image_ids = [task.shard.rows[position].image_id for position in batch.positions]
-        decoder = cast(Any, _decode_batch).options(num_cpus=job.features.num_cpus_per_decoder)
-        return decoder.remote(job.corpus_url, job.corpus_key, job.teacher, image_ids, batch.input_size)
+        arguments = (job.corpus_url, job.corpus_key, job.teacher, image_ids, batch.input_size)
+        if job.features.num_cpus_per_decoder == 0:
+            return self._threads.submit(_decode_batch, *arguments).result
+        decoder = _DECODER.options(num_cpus=job.features.num_cpus_per_decoder, max_retries=job.features.max_retries)
+        reference = decoder.remote(*arguments)
+        return lambda: ray.get(reference)
 
 
-@ray.remote(max_retries=3)
 def _decode_batch(
     corpus_url: str, corpus_key: str, geometry: Geometry, image_ids: Sequence[str], input_size: tuple[int, int]
-) -> tuple[npt.NDArray[np.float32], dict[int, str]]:
-    """Reads and decodes one batch on any CPU of the cluster."""
+) -> _Pixels:
+    """Reads and decodes one batch; on any CPU of the cluster."""
     corpus = _open_corpus(corpus_url, corpus_key)
     batch, failures = prepare_batch(geometry, [corpus.image(image_id) for image_id in image_ids], input_size)
     return batch.numpy(), failures
+
+
+_DECODER: Any = ray.remote(_decode_batch)
 
 
 @lru_cache(maxsize=2)

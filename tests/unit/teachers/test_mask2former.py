@@ -92,3 +92,13 @@ def test_photograph_is_stretched_to_multiples_of_32() -> None:
 def test_channels_must_fill_the_norm_groups() -> None:
     with pytest.raises(ValidationError, match="multiple of 32"):
         Mask2FormerTeacherConfig.model_validate({"tiny": {"num_channels": 48}})
+
+
+@pytest.mark.parametrize("field", ["short_side_px", "long_side_px"])
+def test_inputs_of_one_coarse_cell_are_excluded(field: str) -> None:
+    with pytest.raises(ValidationError, match="greater than 32"):
+        Mask2FormerTeacherConfig.model_validate({field: 32})
+    teacher = Mask2FormerTeacherConfig.model_validate({"short_side_px": 33, "long_side_px": 33}).build()
+    for size in ((1, 1), (1, 500), (33, 20)):
+        features = teacher.forward(teacher.preprocess(textured_image(*size))[None])
+        assert bool(torch.isfinite(features).all())

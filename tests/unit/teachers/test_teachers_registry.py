@@ -5,7 +5,7 @@ from pydantic import BaseModel, ValidationError
 
 from storage.errors import UnknownKind
 from teachers.mask2former import Mask2FormerTeacherConfig
-from teachers.registry import TEACHERS, TeacherConfig, parse_teacher
+from teachers.registry import TEACHERS, TeacherConfig, parse_teacher, teacher_card
 from teachers.sam2 import Sam2TeacherConfig
 
 
@@ -31,3 +31,11 @@ def test_a_recipe_node_takes_any_teacher() -> None:
 
     node = Node.model_validate({"teachers": [{"kind": kind} for kind in TEACHERS]})
     assert [type(teacher) for teacher in node.teachers] == list(TEACHERS.values())
+
+
+def test_card_says_what_the_built_teacher_says() -> None:
+    config = Sam2TeacherConfig(image_size_px=64)
+    teacher = config.build()
+    card = teacher_card(config)
+    assert (card.fingerprint, card.num_channels) == (teacher.fingerprint, teacher.num_channels)
+    assert teacher_card(Sam2TeacherConfig(image_size_px=64)) is card

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from pipelines.distillation.config import FeaturesConfig, StudentGrid
+
+
+def test_defaults_are_the_simplest_case() -> None:
+    config = FeaturesConfig()
+    assert (config.codec, config.grid, config.student) == ("int8", "native", None)
+
+
+def test_students_grid_needs_the_student() -> None:
+    with pytest.raises(ValidationError, match="expected the student's grids"):
+        FeaturesConfig(grid="student")
+    assert FeaturesConfig(grid="student", student=StudentGrid()).student == StudentGrid()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"patch_size_px": 16, "mask_stride_px": 6}, "expected a divisor of patch_size_px 16, got 6"),
+        ({"patch_size_px": 32, "max_side_px": 1000}, "expected a multiple of patch_size_px 32, got 1000"),
+    ],
+)
+def test_grids_must_divide(fields: dict[str, int], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        StudentGrid.model_validate(fields)
+
+
+def test_pool_sizes_stay_out_of_content_keys() -> None:
+    pools = FeaturesConfig(num_actors=9, num_cpus_per_actor=4, num_gpus_per_actor=1, num_batches_ahead=7, max_retries=0)
+    assert pools.hashed_fields() == FeaturesConfig().hashed_fields()
+    assert FeaturesConfig(batch_size=3).hashed_fields() != FeaturesConfig().hashed_fields()
