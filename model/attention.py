@@ -18,13 +18,16 @@ __all__ = ["Attention", "KeyValueCache", "prefix_mask"]
 
 
 def prefix_mask(
-    document: Int[Tensor, "batch tokens"], prefix: Int[Tensor, "batch tokens"]
+    document: Int[Tensor, "batch tokens"], prefix: Int[Tensor, "batch tokens"], branch: Int[Tensor, "batch tokens"]
 ) -> Bool[Tensor, "batch 1 tokens tokens"]:
     """Which token (row) may look at which (column).
 
     Args:
         document: number of the conversation that a token belongs to; -1 for padding.
         prefix: number of the image that a token from `<vision>` to `</vision>` belongs to; -1 for text.
+        branch: 0 for what the whole conversation sees; tokens of branch 1, 2, ... see branch 0 and their
+            own alone, so that several one-turn conversations can share one image: since the image never
+            looks at text, each gets exactly what it would get by itself.
 
     Returns:
         True where attention is allowed: within a conversation, to the past, and within one image in
@@ -33,9 +36,10 @@ def prefix_mask(
     num_tokens = document.shape[1]
     causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=document.device).tril()
     same_document = (document[:, :, None] == document[:, None, :]) & (document >= 0)[:, :, None]
+    same_branch = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
     same_image = (prefix[:, :, None] == prefix[:, None, :]) & (prefix >= 0)[:, :, None]
     itself = torch.eye(num_tokens, dtype=torch.bool, device=document.device)
-    return ((same_document & (causal | same_image)) | itself)[:, None]
+    return ((same_document & same_branch & (causal | same_image)) | itself)[:, None]
 
 
 @dataclass

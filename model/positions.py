@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,7 +11,9 @@ from torch import Tensor
 __all__ = ["conversation_positions", "rotary_embedding"]
 
 
-def conversation_positions(num_before: int, grid: tuple[int, int] | None, num_after: int) -> Int[Tensor, "3 tokens"]:
+def conversation_positions(
+    num_before: int, grid: tuple[int, int] | None, num_after: int, branch_lengths: Sequence[int] = ()
+) -> Int[Tensor, "3 tokens"]:
     """Positions on the axes (t, h, w) of tokens, then one image, then tokens.
 
     Text counts up on all three axes alike. Patch (r, c) of an image whose first patch stands at s
@@ -19,6 +23,7 @@ def conversation_positions(num_before: int, grid: tuple[int, int] | None, num_af
         num_before: tokens before the first patch (`<vision>` among them).
         grid: rows and columns of patches, None for text alone.
         num_after: tokens behind the last patch (`</vision>` among them).
+        branch_lengths: tokens of each branch behind those; every branch goes on from the same position.
 
     >>> conversation_positions(1, (2, 3), 2)
     tensor([[0, 1, 1, 1, 1, 1, 1, 4, 5],
@@ -26,14 +31,16 @@ def conversation_positions(num_before: int, grid: tuple[int, int] | None, num_af
             [0, 1, 2, 3, 1, 2, 3, 4, 5]])
     """
     before = torch.arange(num_before).expand(3, -1)
-    if grid is None:
-        return torch.arange(num_before + num_after).repeat(3, 1)
-    rows, columns = grid
-    row = torch.arange(rows).repeat_interleave(columns)
-    column = torch.arange(columns).repeat(rows)
-    patches = num_before + torch.stack([torch.zeros_like(row), row, column])
-    after = num_before + max(rows, columns) + torch.arange(num_after).expand(3, -1)
-    return torch.cat([before, patches, after], dim=1)
+    parts, start = [before], num_before
+    if grid is not None:
+        rows, columns = grid
+        row = torch.arange(rows).repeat_interleave(columns)
+        column = torch.arange(columns).repeat(rows)
+        parts.append(num_before + torch.stack([torch.zeros_like(row), row, column]))
+        start += max(rows, columns)
+    parts.append((start + torch.arange(num_after)).expand(3, -1))
+    parts += [(start + num_after + torch.arange(length)).expand(3, -1) for length in branch_lengths]
+    return torch.cat(parts, dim=1)
 
 
 def rotary_embedding(

@@ -58,6 +58,8 @@ class EncodedRow:
     input_ids: Int[Tensor, " tokens"]
     labels: Int[Tensor, " tokens"]
     positions: Int[Tensor, "3 tokens"]
+    branch: Int[Tensor, " tokens"]
+    """See `model.attention.prefix_mask`."""
     prefix_length: int
     """Tokens from `<vision>` to `</vision>`, which stand first; 0 for text alone."""
     patches: Float[Tensor, "patches pixels"]
@@ -81,6 +83,8 @@ class Processor:
         image: NDArray[np.uint8] | None,
         turns: Sequence[tuple[str, str | None]],
         visual_prompts: Sequence[tuple[int, NDArray[np.bool_]]] = (),
+        *,
+        branched: bool = False,
     ) -> EncodedRow:
         """Builds the row of one conversation.
 
@@ -89,6 +93,8 @@ class Processor:
             turns: questions and answers, in which visual prompts are named by their own tokens
                 (`<Prompt3>`). The last answer may be None: then the row ends where it begins.
             visual_prompts: (number of the prompt token, bool (height, width) mask) pairs.
+            branched: each turn sees the image and itself alone, as if it were the only one; otherwise
+                a turn also sees those before it.
 
         Returns:
             The row; only answers carry labels.
@@ -98,20 +104,23 @@ class Processor:
         """
         ids: list[int] = []
         labels: list[int] = []
+        lengths: list[int] = []
         for question, answer in turns:
             asked = [*self._encode(f"{TURN_START}user\n"), *self._encode(question), *self._encode(f"{TURN_END}\n")]
             answered = [] if answer is None else [*self._encode(answer), *self._encode(END_OF_TEXT)]
             ids += [*asked, *answered]
             labels += [*[IGNORED] * len(asked), *answered]
+            lengths.append(len(asked) + len(answered))
         if image is None:
             if visual_prompts:
                 raise ValueError("visual prompts: expected an image to point at, got text alone")
-            return self._row(ids, labels, None, torch.zeros(0, 3 * self.config.patch_size_px**2), torch.zeros(0).long())
+            no_patches = torch.zeros(0, 3 * self.config.patch_size_px**2)
+            return self._row(ids, labels, lengths if branched else None, None, no_patches, torch.zeros(0).long())
         size = self.image_size(image)
         patches = normalise_and_patchify(image, size, self.config.patch_size_px)
         numbers = patch_prompts(visual_prompts, size, self.config.patch_size_px)
         grid = (size[0] // self.config.patch_size_px, size[1] // self.config.patch_size_px)
-        return self._row(ids, labels, grid, patches, self._prompt_ids(numbers))
+        return self._row(ids, labels, lengths if branched else None, grid, patches, self._prompt_ids(numbers))
 
     def _prompt_ids(self, numbers: Int[Tensor, " patches"]) -> Int[Tensor, " patches"]:
         known = len(self.tokenizer.visual_prompts)
@@ -121,16 +130,27 @@ class Processor:
         return table[numbers]
 
     def _row(
-        self, ids: list[int], labels: list[int], grid: tuple[int, int] | None, patches: Tensor, prompt_ids: Tensor
+        self,
+        ids: list[int],
+        labels: list[int],
+        branch_lengths: list[int] | None,
+        grid: tuple[int, int] | None,
+        patches: Tensor,
+        prompt_ids: Tensor,
     ) -> EncodedRow:
         tokens = self.tokenizer
         image_ids = (
             [] if grid is None else [tokens.vision_start, *[tokens.vision_patch] * len(patches), tokens.vision_end]
         )
+        lengths = [] if branch_lengths is None else branch_lengths
+        numbers = torch.arange(1, len(lengths) + 1).repeat_interleave(torch.tensor(lengths, dtype=torch.long))
+        shared = len(image_ids) + len(ids) - len(numbers)
+        num_after = len(ids) - len(numbers) + (grid is not None)
         return EncodedRow(
             input_ids=torch.tensor([*image_ids, *ids]),
             labels=torch.tensor([*[IGNORED] * len(image_ids), *labels]),
-            positions=conversation_positions(0 if grid is None else 1, grid, len(ids) + (grid is not None)),
+            positions=conversation_positions(0 if grid is None else 1, grid, num_after, lengths),
+            branch=torch.cat([torch.zeros(shared, dtype=torch.long), numbers]),
             prefix_length=len(image_ids),
             patches=patches,
             patch_prompt_ids=prompt_ids,
@@ -149,7 +169,7 @@ def collate(
     num_tokens = max(len(row.input_ids) for row in rows)
     shape = (len(rows), num_tokens)
     ids, labels = torch.full(shape, padding_id), torch.full(shape, IGNORED)
-    document, prefix = torch.full(shape, -1), torch.full(shape, -1)
+    document, prefix, branch = torch.full(shape, -1), torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)
     positions = torch.zeros(3, *shape, dtype=torch.long)
     slots: list[Tensor] = []
     for index, row in enumerate(rows):
@@ -157,7 +177,7 @@ def collate(
         start = num_tokens - length if pad_left else 0
         span = slice(start, start + length)
         ids[index, span], labels[index, span], positions[:, index, span] = row.input_ids, row.labels, row.positions
-        document[index, span] = index
+        document[index, span], branch[index, span] = index, row.branch
         prefix[index, start : start + row.prefix_length] = index
         first_patch = index * num_tokens + start + 1
         slots.append(torch.arange(first_patch, first_patch + len(row.patches)))
@@ -166,6 +186,7 @@ def collate(
         positions=positions,
         document=document,
         prefix=prefix,
+        branch=branch,
         patches=torch.cat([row.patches for row in rows]),
         patch_slots=torch.cat(slots),
         patch_prompt_ids=torch.cat([row.patch_prompt_ids for row in rows]),

@@ -34,6 +34,7 @@ class StudentInputs:
     positions: Int[Tensor, "3 batch tokens"]
     document: Int[Tensor, "batch tokens"]
     prefix: Int[Tensor, "batch tokens"]
+    branch: Int[Tensor, "batch tokens"]
     patches: Float[Tensor, "patches pixels"]
     patch_slots: Int[Tensor, " patches"]
     patch_prompt_ids: Int[Tensor, " patches"]
@@ -125,7 +126,9 @@ class PixelSail(nn.Module):
 
     def forward(self, inputs: StudentInputs, cache: KeyValueCache | None = None) -> Float[Tensor, "batch tokens dim"]:
         """Last-layer hidden states behind the final norm; a cache, if given, is filled."""
-        return self.decode(self.embed(inputs), inputs.positions, prefix_mask(inputs.document, inputs.prefix), cache)
+        return self.decode(
+            self.embed(inputs), inputs.positions, prefix_mask(inputs.document, inputs.prefix, inputs.branch), cache
+        )
 
     def decode(
         self,

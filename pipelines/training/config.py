@@ -72,6 +72,9 @@ class TrainingConfig(RecipeModel):
     """Bound of the gradient's global norm."""
     losses: LossWeights = LossWeights()
     """Weights of the loss terms."""
+    turns: Literal["chained", "branched"] = "chained"
+    """`chained`: a turn sees those before it, as published. `branched`: each turn sees the image and
+    itself alone, which equals one conversation per turn at the cost of one image."""
     absent_prompt_share: float = Field(default=0.05, ge=0, le=1)
     """Share of turns on visual prompts that are followed by a question on a prompt that isn't there."""
     mask_points: int | None = Field(default=12_544, gt=0)

@@ -115,7 +115,9 @@ class TrainingFeed:
         image_ids: list[str] = []
         for place in places:
             conversation, image = self.conversation(place)
-            row = self._processor.encode(image, conversation.turns, conversation.visual_prompts)
+            row = self._processor.encode(
+                image, conversation.turns, conversation.visual_prompts, branched=self._config.turns == "branched"
+            )
             rows.append(row)
             image_id = self.source(place).image_id
             if image_id is not None:

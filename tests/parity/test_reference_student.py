@@ -54,6 +54,7 @@ class Golden:
             positions=self.tensors["in.position_ids"],
             document=torch.zeros_like(ids),
             prefix=torch.where(inside, 0, -1),
+            branch=torch.zeros_like(ids),
             patches=self.tensors["in.vision_patches"],
             patch_slots=patch_slots,
             patch_prompt_ids=torch.where(prompts >= 0, prompts + first_prompt, -1),
