@@ -113,8 +113,7 @@ def compute_losses(
             picked = [images.index(image) for image in of_teacher]
             student = model.distillation_heads[teacher]((cells if source == "mask_features" else patches)[picked])
             loss = distillation_loss(student, targets) / (1 + _EPSILON)
-            so_far = distilled[teacher] if teacher in distilled else zeros
-            distilled[teacher] = so_far.index_add(0, rows[picked], loss)
+            distilled[teacher] = distilled.setdefault(teacher, zeros).index_add(0, rows[picked], loss)
     bce, dice = bce / (num_masks + _EPSILON), dice / (num_masks + _EPSILON)
     text_weight = torch.where(num_masks > 0, weights.text_with_masks, weights.text)
     per_row = text_weight * text + weights.mask_bce * bce + weights.mask_dice * dice
