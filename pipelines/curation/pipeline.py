@@ -7,6 +7,7 @@ files itself; the configuration is put once.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
@@ -90,7 +91,10 @@ def _make(item: bytes, config: CurationConfig, output: Objects) -> bytes:
 @contextmanager
 def _quiet_progress() -> Generator[None]:
     """Ray Data's own bars stay off: the caller shows progress."""
-    context = DataContext.get_current()
+    with warnings.catch_warnings():
+        # Ray 2.60 sets a field of its own that it has deprecated, and warns its callers of it.
+        warnings.filterwarnings("ignore", message="`use_push_based_shuffle`", category=DeprecationWarning)
+        context = DataContext.get_current()
     before = context.enable_progress_bars
     context.enable_progress_bars = False
     try:

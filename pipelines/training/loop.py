@@ -14,7 +14,7 @@ from model.student import PixelSail
 from pipelines.training.config import TrainingConfig
 from pipelines.training.step import LossTerms, TrainingBatch, compute_losses
 
-__all__ = ["Trainer", "learning_rate_factor", "make_optimizer"]
+__all__ = ["Trainer", "learning_rate_factor", "make_optimizers"]
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
@@ -29,14 +29,30 @@ def learning_rate_factor(step: int, num_steps: int, warmup_share: float) -> floa
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices, none on biases and norms."""
-    parameters = list(model.parameters())
+def make_optimizers(model: PixelSail, config: TrainingConfig) -> dict[str, torch.optim.Optimizer]:
+    """AdamW, with weight decay on matrices and none on biases and norms; beside it Muon if the recipe wants it.
+
+    Muon (orthogonalised momentum) takes the matrices inside the decoder layers and leaves embeddings
+    and heads to AdamW, as its authors advise.
+    """
+    inner = [p for p in model.layers.parameters() if p.ndim == 2] if config.muon_learning_rate else []
+    taken = {id(parameter) for parameter in inner}
+    rest = [p for p in model.parameters() if id(p) not in taken]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "adamw": torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+    }
+    if config.muon_learning_rate:
+        optimizers["muon"] = torch.optim.Muon(
+            inner, lr=config.muon_learning_rate, weight_decay=config.weight_decay, momentum=_MUON_MOMENTUM
+        )
+    return optimizers
+
+
+_MUON_MOMENTUM = 0.95
 
 
 @dataclass
@@ -48,7 +64,7 @@ class Trainer:
     """
 
     model: PixelSail
-    optimizer: torch.optim.AdamW
+    optimizers: Mapping[str, torch.optim.Optimizer]
     config: TrainingConfig
     seg_id: int
     device: torch.device
@@ -80,9 +96,11 @@ class Trainer:
     def step(self, step: int, micro_batches: Sequence[TrainingBatch]) -> dict[str, float]:
         """One optimiser step; returns the loss, each term and the gradient norm."""
         factor = learning_rate_factor(step, self.config.num_steps, self.config.warmup_share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * factor
-        self.optimizer.zero_grad(set_to_none=True)
+        peaks = {"adamw": self.config.learning_rate, "muon": self.config.muon_learning_rate or 0.0}
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = peaks[name] * factor
+            optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, float] = {}
         for number, batch in enumerate(micro_batches):
             share = len(batch.labels) / self.config.batch_rows
@@ -94,7 +112,8 @@ class Trainer:
             self._sum_gradients()
             metrics = self._sum_metrics(metrics)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         return {**metrics, "gradient_norm": float(norm), "learning_rate": self.config.learning_rate * factor}
 
     def _losses(self, batch: TrainingBatch, step: int, micro_batch: int) -> LossTerms:

@@ -27,7 +27,7 @@ from pipelines.progress import Progress
 from pipelines.training import run_state
 from pipelines.training.config import TrainingConfig, training_key
 from pipelines.training.feed import TrainingFeed, prefetched
-from pipelines.training.loop import Trainer, cpu_copy, make_optimizer, parameter_count
+from pipelines.training.loop import Trainer, cpu_copy, make_optimizers, parameter_count
 from storage.corpus import Corpus
 from storage.errors import InfrastructureError, SailloftError
 from storage.features import FeatureStore
@@ -188,9 +188,10 @@ def _train_worker(loop_config: Mapping[str, _Job]) -> None:
         logger.info("training goes on from step %d of %d", state.step, config.num_steps)
         model.load_state_dict(dict(state.model))
     model.to(device)
-    optimizer = make_optimizer(model, config)
+    optimizers = make_optimizers(model, config)
     if state is not None:
-        optimizer.load_state_dict(dict(state.optimizer))
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(dict(state.optimizers[name]))
     feed = TrainingFeed(
         corpus,
         {teacher: FeatureStore.open(url) for teacher, url in job.features.items()},
@@ -199,7 +200,7 @@ def _train_worker(loop_config: Mapping[str, _Job]) -> None:
         rank,
         world_size,
     )
-    trainer = Trainer(model, optimizer, config, tokenizer.seg, device, rank, world_size)
+    trainer = Trainer(model, optimizers, config, tokenizer.seg, device, rank, world_size)
     first_step = 0 if state is None else state.step
     keeper = _Keeper(job, trainer, state_folder, list(state.metrics) if state else [])
     batches = prefetched(feed.batches(first_step), _PREFETCHED_STEPS)
@@ -261,7 +262,10 @@ class _Keeper:
             run_state.save(
                 self._folder,
                 run_state.RunState(
-                    step, cpu_copy(self._trainer.model.state_dict()), self._trainer.optimizer.state_dict(), self.rows
+                    step,
+                    cpu_copy(self._trainer.model.state_dict()),
+                    {name: optimizer.state_dict() for name, optimizer in self._trainer.optimizers.items()},
+                    self.rows,
                 ),
             )
 

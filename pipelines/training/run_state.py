@@ -26,7 +26,8 @@ class RunState:
     step: int
     """Optimiser steps that are done; also the position of the feed."""
     model: Mapping[str, torch.Tensor]
-    optimizer: Mapping[str, object]
+    optimizers: Mapping[str, Mapping[str, object]]
+    """State of each optimiser by its name."""
     metrics: Sequence[Mapping[str, float]]
     """Rows of the metrics file so far."""
 
@@ -35,7 +36,10 @@ def save(objects: Objects, state: RunState) -> None:
     """Writes a state; it counts once its `done.json` exists, and older ones but one are deleted."""
     folder = f"step-{state.step:08d}"
     buffer = io.BytesIO()
-    torch.save({"model": dict(state.model), "optimizer": dict(state.optimizer)}, buffer)
+    torch.save(
+        {"model": dict(state.model), "optimizers": {name: dict(held) for name, held in state.optimizers.items()}},
+        buffer,
+    )
     payload = buffer.getvalue()
     metrics = "".join(json.dumps(dict(row)) + "\n" for row in state.metrics)
     objects.put(f"{folder}/state.pt", payload)
@@ -65,7 +69,7 @@ def load_newest(objects: Objects) -> RunState | None:
         )
     content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     rows = [json.loads(line) for line in objects.read(f"{folder}/metrics.jsonl").decode().splitlines()]
-    return RunState(step, content["model"], content["optimizer"], rows)
+    return RunState(step, content["model"], content["optimizers"], rows)
 
 
 def clear(objects: Objects) -> None:
