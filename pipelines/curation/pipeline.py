@@ -92,8 +92,8 @@ def _make(item: bytes, config: CurationConfig, output: Objects) -> bytes:
 def _quiet_progress() -> Generator[None]:
     """Ray Data's own bars stay off: the caller shows progress."""
     with warnings.catch_warnings():
-        # Ray 2.60 sets a field of its own that it has deprecated, and warns its callers of it.
-        warnings.filterwarnings("ignore", message="`use_push_based_shuffle`", category=DeprecationWarning)
+        # Ray 2.60 fills this object with fields that it has itself deprecated, and warns of each.
+        warnings.filterwarnings("ignore", module=r"ray\.data\.context")
         context = DataContext.get_current()
     before = context.enable_progress_bars
     context.enable_progress_bars = False

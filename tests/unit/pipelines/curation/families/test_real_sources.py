@@ -1,0 +1,131 @@
+"""The readers on real files: masks equal the ground truth, and no row is lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.curation.config import CurationConfig
+from pipelines.curation.corpora import curate_local
+from pipelines.curation.steps.loading import decode_source_file
+from pipelines.progress import NullProgress
+from storage.corpus import Corpus
+from storage.masks import decode_mask
+from storage.objects import Objects
+from storage.schema import Sample, Task
+
+_REFER = (
+    {"kind": "refcoco"},
+    {"kind": "refcoco", "dataset": "refcoco+"},
+    {"kind": "refcoco", "dataset": "refcocog"},
+    {"kind": "refcoco", "dataset": "refcocog", "split_by": "google"},
+)
+
+
+def _corpus(root: Path, output: Path, *sources: object) -> Corpus:
+    config = CurationConfig.model_validate({"root": str(root), "sources": sources})
+    curate_local(config, Objects.open(output), NullProgress())
+    return Corpus.open(Objects.open(output))
+
+
+@pytest.fixture(scope="module")
+def refer(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return _corpus(shared_data / "data/refer_seg", tmp_path_factory.mktemp("refer"), *_REFER)
+
+
+def test_referring_masks_equal_the_ground_truth(refer: Corpus, shared_data: Path) -> None:
+    coco_ids = {image.image_id: image.coco_id for image in refer.images()}
+    lowest = 1.0
+    for sample in refer.samples():
+        (region,) = sample.regions
+        name = f"{coco_ids[sample.image_id or '']}_{region.source_id}.png"
+        truth = np.asarray(Image.open(shared_data / "data/refer_seg/masks" / name)) > 0
+        mask = decode_mask(region.mask)
+        lowest = min(lowest, (mask & truth).sum() / (mask | truth).sum())
+    assert lowest >= 0.995
+
+
+def test_no_referring_row_is_lost(refer: Corpus, shared_data: Path) -> None:
+    expected: Counter[str] = Counter()
+    for name in ("refcoco/refs(unc).p", "refcoco+/refs(unc).p", "refcocog/refs(umd).p", "refcocog/refs(google).p"):
+        refs: Any = decode_source_file((shared_data / "data/refer_seg" / name).read_bytes(), name)
+        assert refs == pickle.loads((shared_data / "data/refer_seg" / name).read_bytes())
+        expected[name] = sum(len(ref["sentences"]) for ref in refs)
+    found = Counter(sample.source_file for sample in refer.samples())
+    found.update(reject.source_file for reject in refer.rejects())
+    assert found == expected == Counter(dict(refer.manifest.facts["records_in"]))  # type: ignore[arg-type]
+    assert refer.manifest.facts["num_rejects"] == 0
+    listed = {
+        row["id"]
+        for name in ("refcoco", "refcoco+", "refcocog")
+        for row in json.loads((shared_data / "data/refer_seg" / name / "instances.json").read_text())["images"]
+    }
+    assert {image.coco_id for image in refer.images()} == listed
+
+
+def test_expressions_are_those_of_the_published_table(refer: Corpus, shared_data: Path) -> None:
+    table: set[tuple[str, str, str, str]] = set()
+    with (shared_data / "data/refer_seg/expressions.csv").open(newline="") as lines:
+        for row in csv.DictReader(lines):
+            if row["has_mask"] == "1":
+                text = row["sent"].lower().removesuffix(".").strip()
+                table.add((row["dataset"], row["split"], f"ref_id={row['ref_id']}/sent_id={row['sent_id']}", text))
+    samples = {(sample.family, sample.split, sample.locator, sample.turns[0].text) for sample in refer.samples()}
+    assert samples == {(family, split, locator, " ".join(text.split())) for family, split, locator, text in table}
+
+
+def test_three_uses_of_panoptic_equal_the_png(shared_data: Path, tmp_path: Path) -> None:
+    root = shared_data / "data/coco2017"
+    val = {"annotations": "annotations/panoptic_val2017.json", "images": "val2017", "split": "val"}
+    corpus = _corpus(root, tmp_path, {"kind": "coco_panoptic"}, {"kind": "coco_panoptic", **val})
+    by_locator = {(sample.split, sample.locator): sample for sample in corpus.samples()}
+    expected_rejects: set[str] = set()
+    for split in ("train", "val"):
+        content = json.loads((root / f"annotations/panoptic_{split}2017.json").read_text())
+        things = {row["id"] for row in content["categories"] if row["isthing"]}
+        for annotation in content["annotations"]:
+            png = np.asarray(Image.open(root / f"annotations/panoptic_{split}2017" / annotation["file_name"]), np.int64)
+            ids = png @ np.array([1, 256, 65536])
+            where = f"image_id={annotation['image_id']}"
+            groups: dict[int, list[Any]] = {}
+            for segment in annotation["segments_info"]:
+                groups.setdefault(segment["category_id"], []).append(segment)
+                sample = by_locator.pop((split, f"{where}/segment_id={segment['id']}/use=category"))
+                assert [mask.tobytes() for mask in _masks(sample)] == [(ids == segment["id"]).tobytes()]
+                if segment["iscrowd"]:
+                    expected_rejects.add(f"{where}/segment_id={segment['id']}/use=instance")
+            for category_id, segments in groups.items():
+                sample = by_locator.pop((split, f"{where}/category_id={category_id}/use=semantic"))
+                union = np.isin(ids, [segment["id"] for segment in segments])
+                assert np.array_equal(np.logical_or.reduce(_masks(sample)), union)
+                single = [ids == segment["id"] for segment in segments if not segment["iscrowd"]]
+                if category_id in things and single:
+                    sample = by_locator.pop((split, f"{where}/category_id={category_id}/use=instance"))
+                    lefts = [int(mask.any(axis=0).argmax()) for mask in _masks(sample)]
+                    assert lefts == sorted(lefts)
+                    assert sorted(mask.tobytes() for mask in _masks(sample)) == sorted(
+                        mask.tobytes() for mask in single
+                    )
+    assert not by_locator
+    assert {reject.locator for reject in corpus.rejects()} == expected_rejects
+    assert corpus.manifest.facts["num_images"] == 101
+
+
+def _masks(sample: Sample) -> list[np.ndarray[tuple[int, int], np.dtype[np.bool_]]]:
+    """One mask per region, in the order of targets or prompts."""
+    (turn,) = sample.turns
+    if sample.task is Task.INSTANCE:
+        assert turn.targets == tuple((place,) for place in range(len(sample.regions)))
+    elif sample.task is Task.SEMANTIC:
+        assert turn.targets == (tuple(range(len(sample.regions))),)
+    else:
+        assert [prompt.region for prompt in sample.prompts] == [0]
+    return [decode_mask(region.mask) for region in sample.regions]

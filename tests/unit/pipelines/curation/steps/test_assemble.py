@@ -1,0 +1,116 @@
+"""Drafts and pictures become samples; what doesn't fit together is named."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from pipelines.curation.records import Draft, DraftRegion, RecordError, SourceImage
+from pipelines.curation.steps.assemble import assemble, reject_of, sample_key
+from pipelines.curation.steps.images import ProbedImage
+from pipelines.curation.steps.regions import MaskReader
+from pipelines.curation.testing import polygon_of
+from storage.masks import box_xyxy_px
+from storage.schema import PromptKind, Region, RejectReason, Sample, Task, Turn, VisualPrompt
+
+_IMAGE = ProbedImage(image_id="0" * 64, media_type="image/png", height=20, width=30, difference_hash=0)
+_PROMPT = VisualPrompt(kind=PromptKind.MASK, region=0)
+
+
+def _draft(**changes: Any) -> Draft:
+    facts: dict[str, Any] = {
+        "family": "refcoco",
+        "task": Task.REFERRING,
+        "split": "train",
+        "image": SourceImage(path="a.jpg", height=20, width=30),
+        "regions": (DraftRegion(segmentation=polygon_of((2, 3, 9, 9)), category="cup", source_id="1"),),
+        "turns": (Turn(text="the cup", targets=((0,),)),),
+        "source_file": "refs.p",
+        "locator": "ref_id=1/sent_id=2",
+    }
+    return Draft(**facts | changes)
+
+
+def _assembled(draft: Draft) -> Sample:
+    return assemble(draft, _IMAGE, MaskReader(20, 30, lambda path: b"", 1000))
+
+
+def test_a_sample_keeps_what_the_draft_says() -> None:
+    draft = _draft()
+    sample = _assembled(draft)
+    for name in ("family", "task", "split", "turns", "prompts", "source_file", "locator"):
+        assert getattr(sample, name) == getattr(draft, name)
+    assert sample.image_id == _IMAGE.image_id
+    assert box_xyxy_px(sample.regions[0].mask) == (2, 3, 9, 9)
+    assert sample.sample_id == sample_key(sample)
+
+
+def test_every_field_but_the_id_changes_the_key() -> None:
+    sample = _assembled(_draft(prompts=(_PROMPT,), turns=(Turn(text="<region1>", answer="cup"),)))
+    mask = sample.regions[0].mask
+    changes: dict[str, list[Any]] = {
+        "image_id": ["1" * 64],
+        "family": ["refcoco+"],
+        "task": [Task.SEMANTIC],
+        "split": ["val"],
+        "regions": [
+            (),
+            (Region(mask=mask, category="mug", source_id="1"),),
+            (Region(mask=mask, category="cup"),),
+            (Region(mask=replace(mask, height=30, width=20), category="cup", source_id="1"),),
+        ],
+        "prompts": [(), (replace(_PROMPT, kind=PromptKind.POINT, points_xy_px=((1.0, 2.0),)),)],
+        "turns": [
+            (Turn(text="<region1>!", answer="cup"),),
+            (Turn(text="<region1>"),),
+            (Turn(text="<region1>", answer="cup", targets=((0,),)),),
+            (Turn(text="<region1>", answer="cup", options=("cup",)),),
+        ],
+        "source_file": ["refs.json"],
+        "locator": ["row=1"],
+    }
+    assert set(changes) == {field.name for field in fields(Sample)} - {"sample_id"}
+    keys = [sample_key(replace(sample, **{name: value})) for name, values in changes.items() for value in values]
+    assert len({sample.sample_id, *keys}) == len(keys) + 1
+    assert sample_key(replace(sample, sample_id="")) == sample.sample_id
+
+
+def test_instances_go_from_left_to_right() -> None:
+    boxes = [(20, 0, 25, 5), (2, 10, 9, 15), (2, 1, 9, 5)]
+    regions = tuple(DraftRegion(segmentation=polygon_of(box)) for box in boxes)
+    draft = _draft(task=Task.INSTANCE, regions=regions, turns=(Turn(text="cup", targets=((0,), (1,), (2,))),))
+    found = [box_xyxy_px(region.mask) for region in _assembled(draft).regions]
+    assert found == [boxes[2], boxes[1], boxes[0]]
+    semantic = _draft(task=Task.SEMANTIC, regions=regions, turns=(Turn(text="cup", targets=((0, 1, 2),)),))
+    assert [box_xyxy_px(region.mask) for region in _assembled(semantic).regions] == boxes
+
+
+def test_sizes_that_the_source_leaves_out_are_not_checked() -> None:
+    assert _assembled(_draft(image=SourceImage(path="a.jpg"))).image_id == _IMAGE.image_id
+    with pytest.raises(RecordError, match=r"image_size_mismatch: a.jpg: expected 20 x 31 px, got 20 x 30"):
+        _assembled(_draft(image=SourceImage(path="a.jpg", width=31)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"prompts": (_PROMPT,)}, r"expected <region1> to <region1> in the text, one per prompt, got \[\]"),
+        ({"turns": (Turn(text="beside <region1>", targets=((0,),)),)}, r"got \[1\]"),
+        ({"prompts": (_PROMPT,), "turns": (Turn(text="<region1>", answer="like <region2>"),)}, r"got \[1, 2\]"),
+        ({"turns": (Turn(text="the [SEG]", targets=((0,),)),)}, "stands in a question"),
+        ({"turns": (Turn(text="where?", answer="[SEG] and [SEG]", targets=((0,),)),)}, "got 2 for 1 targets"),
+        ({"turns": (Turn(text="where?", answer="there", targets=((0,),)),)}, "got 0 for 1 targets"),
+    ],
+)
+def test_placeholders_match_prompts_and_targets(changes: dict[str, Any], detail: str) -> None:
+    with pytest.raises(RecordError, match=detail) as caught:
+        _assembled(_draft(**changes))
+    assert caught.value.reason is RejectReason.PLACEHOLDER_MISMATCH
+
+
+def test_a_reject_leads_back_to_its_record() -> None:
+    reject = reject_of(_draft(), RecordError(RejectReason.TEXT_EMPTY, "nothing"))
+    assert (reject.family, reject.source_file, reject.locator) == ("refcoco", "refs.p", "ref_id=1/sent_id=2")
+    assert (reject.reason, reject.detail) == (RejectReason.TEXT_EMPTY, "nothing")

@@ -1,0 +1,72 @@
+"""Curation on Ray Data writes what the local one writes, and continues where an earlier run stopped."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.curation import pipeline
+from pipelines.curation.config import CurationConfig
+from pipelines.curation.corpora import curate_local, open_run
+from pipelines.curation.shards import run_shard
+from pipelines.progress import NullProgress
+from pipelines.scenes import ScenesConfig
+from pipelines.scenes.config import SplitSizes
+from pipelines.scenes.generate import generate
+from storage.manifest import Manifest
+from storage.objects import Objects
+
+_SOURCES = ({"kind": "refcoco"}, {"kind": "grefcoco"}, {"kind": "osprey"})
+
+
+@pytest.fixture(scope="module")
+def _ray() -> Iterator[None]:
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def _config(root: str) -> CurationConfig:
+    scenes = ScenesConfig(size_px=64, splits=SplitSizes(train=10, val=2))
+    generate(scenes, Objects.open(root), NullProgress())
+    return CurationConfig.model_validate({"root": root, "sources": _SOURCES, "images_per_shard": 3})
+
+
+def _bytes_of(objects: Objects) -> dict[str, bytes]:
+    return {info.key: objects.read(info.key) for info in objects.list()}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("_ray")
+def test_ray_writes_the_same_bytes(tmp_path: Path) -> None:
+    config = _config(str(tmp_path / "in"))
+    local, on_ray = Objects.open(tmp_path / "local"), Objects.open(tmp_path / "ray")
+    manifest = curate_local(config, local, NullProgress())
+    left = open_run(config, on_ray, NullProgress())
+    assert not isinstance(left, Manifest)
+    run_shard(left.waiting[2], left.config, on_ray)  # what an earlier run left
+    reports: list[tuple[int, int]] = []
+
+    class Recorder:
+        def update(self, done: int, total: int, **facts: object) -> None:
+            reports.append((done, total))
+
+    assert pipeline.curate(config, on_ray, Recorder()) == manifest
+    assert _bytes_of(on_ray) == _bytes_of(local)
+    assert reports[0] == (12, 12)
+    assert reports[1:] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert pipeline.curate(config, on_ray, NullProgress()) == manifest
+
+
+def test_memory_stays_in_this_process(tmp_path: Path) -> None:
+    config = _config(str(tmp_path / "in"))
+    output = Objects.open(f"memory://{uuid.uuid4().hex}/out")
+    assert pipeline.curate(config, output, NullProgress()).facts["num_images"] == 12
