@@ -314,7 +314,7 @@ class TestOsprey(FamilyContract):
             return base | {"conversations": [{"from": roles[n % 2], "value": v} for n, v in enumerate(values)]}
 
         conversations = [
-            talk("<image>\nWhat is <region2>?", "A mug.", "And <region1>?", "<Region1> is a cup."),
+            talk("<image>\nWhat is <region2>?", "A mug.\n\nOn a table.", "And <region1>?", "<Region1> is a cup."),
             talk("<image>\nWhat is this?", "A kitchen."),
             talk("What is <region1>?"),
             talk("What is <region1>?", "A cup.", roles=("gpt", "human")),

@@ -18,6 +18,7 @@ from pipelines.curation.steps.images import coco_id_of
 from pipelines.curation.steps.loading import expect_list
 from pipelines.curation.steps.paths import safe_join
 from pipelines.curation.steps.texts import (
+    multi_line,
     normalise_placeholders,
     region_numbers,
     region_token,
@@ -167,7 +168,7 @@ def _message(value: object, role: str) -> str:
     if string(message, "from") != role:
         raise RecordError(RejectReason.FIELD_INVALID, f"from: expected {role!r}, got {shown(message['from'])}")
     text = string(message, "value").replace("<image>", " ")
-    return required_text(normalise_placeholders(single_line(text)), "value", text)
+    return required_text(normalise_placeholders(multi_line(text)), "value", text)
 
 
 def _region(value: object, number: int) -> DraftRegion:

@@ -11,6 +11,7 @@ __all__ = [
     "SEG",
     "category_phrase",
     "expression",
+    "multi_line",
     "normalise_placeholders",
     "region_numbers",
     "region_token",
@@ -35,6 +36,15 @@ def single_line(text: str) -> str:
     'a red cup'
     """
     return " ".join(_CONTROL.sub(" ", text.replace("\t", " ")).split())
+
+
+def multi_line(text: str) -> str:
+    """The same line by line: paragraphs and lists of an answer keep their shape.
+
+    >>> multi_line(" a  list:\\r\\n- cup \\n\\n- mug ")
+    'a list:\\n- cup\\n\\n- mug'
+    """
+    return "\n".join(single_line(line) for line in text.splitlines()).strip()
 
 
 def expression(raw: str) -> str:
