@@ -27,7 +27,7 @@ class Recipe(RecipeModel):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=64, json_schema_extra={"hashed": False})
     """Short name; part of the address of the run's record."""
-    workspace: str = Field("runs", min_length=1, json_schema_extra={"hashed": False})
+    workspace: str = Field(default="runs", min_length=1, json_schema_extra={"hashed": False})
     """URL below which every output lies: a local folder, `s3://bucket/prefix`, `gs://`, `az://` or `memory://`."""
     scenes: ScenesConfig | None = None
     """Synthetic source files to write first, where every source without a root lies; null: the sources exist."""
@@ -35,7 +35,7 @@ class Recipe(RecipeModel):
     """From source files to a corpus."""
     teachers: tuple[TeacherConfig, ...] = ()
     """Teachers whose features are computed, each of another `kind`."""
-    features: FeaturesConfig = FeaturesConfig()
+    features: FeaturesConfig = FeaturesConfig.model_validate({})
     """How features are encoded and stored."""
     student: StudentConfig = StudentConfig()
     """Sizes of the student."""
@@ -47,7 +47,7 @@ class Recipe(RecipeModel):
     """What a reader of the report has to know first."""
     targets: tuple[Target, ...] = ()
     """Scores that the run promises; the report says which are met."""
-    cluster: ClusterConfig = Field(ClusterConfig(), json_schema_extra={"hashed": False})
+    cluster: ClusterConfig = Field(default=ClusterConfig(), json_schema_extra={"hashed": False})
     """Where Ray runs."""
 
     @model_validator(mode="after")

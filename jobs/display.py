@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -181,15 +181,15 @@ class TerminalDisplay:
 
 
 @contextmanager
-def open_display(stream: TextIO | None = None) -> Iterator[Display]:
+def open_display(stream: TextIO | None = None) -> Generator[Display]:
     """The display that suits the stream: live on a terminal, plain lines elsewhere. `NO_COLOR` is honoured.
 
     Args:
         stream: where to show; standard error by default, so that standard output holds results alone.
     """
-    stream = stream or sys.stderr
-    if not stream.isatty():
-        yield PlainDisplay(stream)
+    target = stream or sys.stderr
+    if not target.isatty():
+        yield PlainDisplay(target)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -202,7 +202,7 @@ def open_display(stream: TextIO | None = None) -> Iterator[Display]:
         TimeElapsedColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[facts]}", style="dim", markup=False),
-        console=Console(file=stream),
+        console=Console(file=target),
     )
     with bars:
         yield TerminalDisplay(bars)

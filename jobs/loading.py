@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -35,7 +35,7 @@ _SIMILARITY = 0.5  # difflib ratio; `num_step` against `num_steps` is 0.94, `lr`
 class _StrictLoader(yaml.SafeLoader):
     """The safe loader of PyYAML, which in addition refuses a key given twice (PyYAML keeps the last)."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Builds a mapping after making sure that its plain keys are distinct."""
         seen: set[str] = set()
         for key_node, _ in node.value:
@@ -45,7 +45,7 @@ class _StrictLoader(yaml.SafeLoader):
                         None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
                     )
                 seen.add(key_node.value)
-        return cast("dict[object, object]", super().construct_mapping(node, deep=deep))
+        return super().construct_mapping(node, deep=deep)
 
 
 def packaged_recipes() -> dict[str, Path]:

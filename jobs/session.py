@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import cast
@@ -40,7 +40,7 @@ class ClusterConfig(RecipeModel):
     address: str | None = None
     """Address of a running cluster, such as `auto` or `ray://head:10001`; null: the one that started this
     job, else a session of its own on this machine."""
-    num_cpus: int | None = Field(None, gt=0)
+    num_cpus: int | None = Field(default=None, gt=0)
     """Logical CPUs of a session of its own; null: those of the machine, at least 4."""
 
 
@@ -51,7 +51,7 @@ def set_ray_environment() -> None:
 
 
 @contextmanager
-def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Iterator[None]:
+def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Generator[None]:
     """Starts a local Ray or joins a cluster, and leaves it at the end.
 
     A session that is already there is used and left running. Inside a submitted job `RAY_ADDRESS` is set by
@@ -65,21 +65,28 @@ def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Iterator[None]
         InfrastructureError: the cluster can't be reached, or a local session doesn't start.
     """
     set_ray_environment()
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # what Ray does by itself, but then with a warning
     import ray
 
     if ray.is_initialized():
         with plain_errors():
             yield
         return
-    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     level = logging.INFO if verbose else logging.ERROR
-    quiet = {"configure_logging": True, "logging_level": level, "log_to_driver": verbose}
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":
-            ray.init(address="local", num_cpus=_num_cpus(cluster), include_dashboard=False, **quiet)
+            ray.init(
+                address="local",
+                num_cpus=_num_cpus(cluster),
+                include_dashboard=False,
+                logging_level=level,
+                log_to_driver=verbose,
+            )
         else:
-            ray.init(address=address, **quiet)
+            ray.init(address=address, logging_level=level, log_to_driver=verbose)
     except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
         remedy = "check memory, /dev/shm and the logs under /tmp/ray" if address == "local" else "check cluster.address"
         raise InfrastructureError(f"Ray at {address!r} could not be used: {error}; {remedy}") from error
@@ -109,7 +116,7 @@ def _calm_ray_data(verbose: bool) -> None:
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
+def plain_errors() -> Generator[None]:
     """Takes our own errors out of the layers that Ray wraps around them.
 
     Raises:
@@ -169,7 +176,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> Generator[None]:
     """Ends the run in good order on Ctrl-C and SIGTERM: Ray stops, nothing half-written shows.
 
     Both become a `SystemExit` with the shell's code (130, 143), raised where the program stands.
