@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from storage.recipe import RecipeModel
 
-__all__ = ["KindWeights", "ScenesConfig", "SplitName", "SplitSizes"]
+__all__ = ["KindWeights", "ScenesConfig", "ShapeName", "SplitName", "SplitSizes"]
+
+ShapeName = Literal["circle", "square", "triangle", "ring", "star", "cross", "diamond", "heart"]
+"""The shapes that can be drawn."""
 
 SplitName = Literal["train", "val", "testA", "testB"]
 """The splits of a RefCOCO folder; the image ids of different splits never meet."""
@@ -92,6 +95,10 @@ class ScenesConfig(RecipeModel):
     """Number of questions that point at an object of the picture to ask for another."""
     weights: KindWeights = KindWeights()
     """How often each kind of single-target expression is tried."""
+    shapes: tuple[ShapeName, ...] = get_args(ShapeName)
+    """Shapes that occur, four or more. A small student learns to tell colours apart at once and shapes late."""
+    object_scale: float = Field(1.0, ge=0.5, le=1.5)
+    """Factor on the radii of all objects; at 1 a small one has 0.07 to 0.09 of the side, a large one twice that."""
     textures: tuple[Literal["plain", "striped", "dotted"], ...] = ("plain", "striped", "dotted")
     """Textures of objects; `plain` is drawn twice as often as any other."""
     background: Literal["plain", "textured"] = "textured"
@@ -105,6 +112,8 @@ class ScenesConfig(RecipeModel):
     def _consistent(self) -> Self:
         if self.min_objects > self.max_objects:
             raise ValueError(f"min_objects {self.min_objects} is more than max_objects {self.max_objects}")
+        if len(set(self.shapes)) != len(self.shapes) or len(self.shapes) < 4:
+            raise ValueError(f"shapes must name four or more, each once; got {list(self.shapes)}")
         if not self.textures or len(set(self.textures)) != len(self.textures):
             raise ValueError(f"textures must name one or more, each once; got {list(self.textures)}")
         return self

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from pipelines.scenes.chance import Chance
-from pipelines.scenes.config import ScenesConfig
+from pipelines.scenes.config import ScenesConfig, ShapeName
 
 __all__ = ["COLOURS", "SHAPES", "SIZES", "TEXTURES", "Scene", "SceneObject", "sample_scene"]
 
-SHAPES = ("circle", "square", "triangle", "ring", "star", "cross", "diamond", "heart")
+SHAPES: tuple[str, ...] = get_args(ShapeName)
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 36, 40),
     "green": (40, 168, 60),
@@ -117,7 +118,7 @@ def _sample_looks(chance: Chance, config: ScenesConfig, num_objects: int) -> lis
     """
     palette = 3 if num_objects <= 6 else 4
     colours = chance.sample(tuple(COLOURS), palette)
-    shapes = chance.sample(SHAPES, palette)
+    shapes = chance.sample(config.shapes, palette)
     cells = [(0, 0), (0, 1), (1, 0), (1, 1)]
     if num_objects == 3 and chance.happens(0.4):
         cells = [(0, 0), (0, 1) if chance.happens(0.5) else (1, 0)]
@@ -159,7 +160,7 @@ def _twin(chance: Chance, config: ScenesConfig, origin: SceneObject) -> SceneObj
 
 
 def _place(chance: Chance, config: ScenesConfig, look: SceneObject, placed: list[SceneObject]) -> SceneObject | None:
-    radius = chance.between(*SIZES[look.size])
+    radius = chance.between(*SIZES[look.size]) * config.object_scale
     neighbours = [other for other in placed if other.colour != look.colour]
     may_touch = bool(neighbours) and chance.happens(config.occlusion_share)
     low = radius * _REACH[look.shape] + _EDGE
