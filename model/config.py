@@ -91,7 +91,10 @@ class StudentConfig(RecipeModel):
             raise ValueError(
                 f"num_key_value_heads: expected a divisor of {self.num_attention_heads}, got {self.num_key_value_heads}"
             )
-        if self.mask_stride_px << self.num_upsample_blocks != self.patch_size_px:
+        if (
+            self.mask_stride_px > self.patch_size_px
+            or self.mask_stride_px << self.num_upsample_blocks != self.patch_size_px
+        ):
             raise ValueError(
                 f"mask_stride_px: expected patch_size_px {self.patch_size_px} divided by a power of two, "
                 f"got {self.mask_stride_px}"

@@ -118,16 +118,14 @@ class Processor:
             return self._row(ids, labels, lengths if branched else None, None, no_patches, torch.zeros(0).long())
         size = self.image_size(image)
         patches = normalise_and_patchify(image, size, self.config.patch_size_px)
-        numbers = patch_prompts(visual_prompts, size, self.config.patch_size_px)
-        grid = (size[0] // self.config.patch_size_px, size[1] // self.config.patch_size_px)
-        return self._row(ids, labels, lengths if branched else None, grid, patches, self._prompt_ids(numbers))
-
-    def _prompt_ids(self, numbers: Int[Tensor, " patches"]) -> Int[Tensor, " patches"]:
         known = len(self.tokenizer.visual_prompts)
-        if len(numbers) and int(numbers.max()) >= known:
-            raise ValueError(f"visual prompts: expected numbers below {known}, got {int(numbers.max())}")
-        table = torch.tensor([*self.tokenizer.visual_prompts, -1])
-        return table[numbers]
+        for number, _ in visual_prompts:
+            if not 0 <= number < known:
+                raise ValueError(f"visual prompts: expected numbers from 0 to {known - 1}, got {number}")
+        numbers = patch_prompts(visual_prompts, size, self.config.patch_size_px)
+        prompt_ids = torch.tensor([*self.tokenizer.visual_prompts, -1])[numbers]
+        grid = (size[0] // self.config.patch_size_px, size[1] // self.config.patch_size_px)
+        return self._row(ids, labels, lengths if branched else None, grid, patches, prompt_ids)
 
     def _row(
         self,

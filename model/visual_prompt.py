@@ -25,8 +25,12 @@ def prompt_patches(prompt: NDArray[np.bool_], size_px: tuple[int, int], patch_si
     rows = (np.arange(height) * prompt.shape[0]) // height
     columns = (np.arange(width) * prompt.shape[1]) // width
     resized = prompt[rows[:, None], columns[None, :]]
-    patches = resized.reshape(height // patch_size_px, patch_size_px, width // patch_size_px, patch_size_px)
-    return np.asarray(patches.any((1, 3)))
+    patches = resized.reshape(height // patch_size_px, patch_size_px, width // patch_size_px, patch_size_px).any((1, 3))
+    if not patches.any():
+        # A region so thin that resizing drops it all: the patches that its pixels lie in.
+        y, x = prompt.nonzero()
+        patches[y * height // prompt.shape[0] // patch_size_px, x * width // prompt.shape[1] // patch_size_px] = True
+    return np.asarray(patches)
 
 
 def largest_first(

@@ -7,6 +7,7 @@ Without a generator the first wording of the list stands, which is what evaluati
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import ascii_uppercase
 from typing import Literal
 
 import numpy as np
@@ -87,7 +88,8 @@ def question_of(
     wordings = _QUESTIONS[style].get(sample.task, _FREE_QUESTION)
     question = _draw(wordings, rng).replace("{text}", turn.text)
     if turn.options:
-        question += "".join(f" ({letter}) {option}" for letter, option in zip("ABCDEFGH", turn.options, strict=False))
+        letters = [*ascii_uppercase, *map(str, range(len(ascii_uppercase) + 1, len(turn.options) + 1))]
+        question += "".join(f" ({letter}) {option}" for letter, option in zip(letters, turn.options, strict=False))
     return question
 
 
