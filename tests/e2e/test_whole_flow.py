@@ -45,14 +45,19 @@ def listing(workspace: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
-def fingerprints(result: RunResult) -> dict[str, dict[str, str]]:
-    """Content hashes of all files that the outputs promise; the report holds times and differs."""
-    found: dict[str, dict[str, str]] = {}
+def fingerprints(result: RunResult) -> dict[str, dict[str, object]]:
+    """Content hashes of all files that the outputs promise, less what times are in: the report, some metrics."""
+    found: dict[str, dict[str, object]] = {}
     for outcome in result.outcomes:
-        manifest = verify_manifest(Objects.open(outcome.url))
+        objects = Objects.open(outcome.url)
+        manifest = verify_manifest(objects)
         assert manifest.key == outcome.key
         if outcome.name != "report":
             found[outcome.name] = {entry.path: entry.sha256 for entry in manifest.files}
+        if outcome.name == "train":
+            rows = [json.loads(line) for line in objects.read("metrics.jsonl").splitlines()]
+            timeless = [{name: row[name] for name in row if not name.endswith("_s")} for row in rows]
+            found["train"]["metrics.jsonl"] = timeless
     return found
 
 
