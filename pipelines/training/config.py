@@ -82,7 +82,7 @@ class TrainingConfig(RecipeModel):
     """Share of turns on visual prompts that are followed by a question on a prompt that isn't there."""
     mask_points: int | None = Field(default=12_544, gt=0)
     """Points per mask for the mask losses (PointRend sampling); null: every pixel of the student's image."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seeds the weights, the order of the data, the wordings and the points."""
     init: str | None = None
     """URL of a checkpoint to start from; null: fresh weights."""

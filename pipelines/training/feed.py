@@ -20,6 +20,7 @@ from pipelines.training.mixture import Mixture, Place, RowSource, build_mixture,
 from pipelines.training.rows import Conversation, draw_conversation
 from pipelines.training.step import TrainingBatch
 from storage.corpus import Corpus
+from storage.errors import DataError
 from storage.features import FeatureStore
 
 __all__ = ["TrainingFeed", "prefetched"]
@@ -104,7 +105,9 @@ class TrainingFeed:
 
     def _image(self, image_id: str) -> NDArray[np.uint8]:
         record = self._corpus.image(image_id)
-        with Image.open(io.BytesIO(record.data or b"")) as image:
+        if record.data is None:
+            raise DataError(f"image {image_id}: expected its bytes in the corpus, got the URI {record.uri!r} alone")
+        with Image.open(io.BytesIO(record.data)) as image:
             return np.asarray(image.convert("RGB"))
 
     def batch(self, places: Sequence[Place]) -> TrainingBatch:
@@ -163,8 +166,10 @@ def _stack(group: Sequence[tuple[int, Tensor]], target: tuple[int, int]) -> tupl
     return [number for number, _ in group], torch.stack(features)
 
 
-class _Failure:
-    def __init__(self, error: BaseException) -> None:
+class _End:
+    """What stands behind the last item; None: the iterator was exhausted."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
 
@@ -173,10 +178,10 @@ def prefetched(batches: Iterator[list[TrainingBatch]], depth: int) -> Generator[
 
     The thread ends when the consumer closes the returned generator.
     """
-    ready: queue.Queue[list[TrainingBatch] | _Failure] = queue.Queue(maxsize=depth)
+    ready: queue.Queue[list[TrainingBatch] | _End] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
 
-    def offer(item: list[TrainingBatch] | _Failure) -> None:
+    def offer(item: list[TrainingBatch] | _End) -> None:
         while not stopped.is_set():
             try:
                 ready.put(item, timeout=0.2)
@@ -190,17 +195,21 @@ def prefetched(batches: Iterator[list[TrainingBatch]], depth: int) -> Generator[
                 offer(item)
                 if stopped.is_set():
                     return
+            offer(_End())
         except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
-            offer(_Failure(error))
+            offer(_End(error))
 
     thread = threading.Thread(target=produce, name="training-feed", daemon=True)
     thread.start()
     try:
         while True:
             item = ready.get()
-            if isinstance(item, _Failure):
+            if not isinstance(item, _End):
+                yield item
+            elif item.error is None:
+                return
+            else:
                 raise item.error
-            yield item
     finally:
         stopped.set()
         thread.join()

@@ -126,12 +126,15 @@ class Trainer:
             )
 
     def _sum_gradients(self) -> None:
+        """Behind the gradients stands how many ranks have each: what none has stays without, as in one process."""
         parameters = list(self.model.parameters())
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        counts = torch.tensor([float(p.grad is not None) for p in parameters], device=gradients[0].device)
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), counts])
         distributed.all_reduce(flat)
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = part.view_as(parameter)
+        *parts, counts = flat.split([*(p.numel() for p in parameters), len(parameters)])
+        for parameter, part, count in zip(parameters, parts, counts.tolist(), strict=True):
+            parameter.grad = part.view_as(parameter) if count else None
 
     def _sum_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Ranks can differ in their terms (no mask, no teacher): the names are agreed on first."""

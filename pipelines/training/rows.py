@@ -74,8 +74,8 @@ def draw_conversation(
         for index in turn_indices:
             turns.append(_wording(sample, index, own, style, rng))
             masks += [_target(sample, target, size_px) for target in sample.turns[index].targets]
-        if own and rng.random() < absent_prompt_share:
-            absent = numbers[int(rng.integers(len(numbers)))]
+        if own and turn_indices and rng.random() < absent_prompt_share:
+            absent = numbers.pop(int(rng.integers(len(numbers))))
             question = name_prompts(question_of(sample, turn_indices[0], rng, style), [absent] * len(own))
             turns.append((question, f"<Prompt{absent}> is not in the image."))
     stacked = np.stack(masks) if masks else np.zeros((0, *size_px), np.bool_)
@@ -83,7 +83,7 @@ def draw_conversation(
 
 
 def _draw_samples(source: RowSource, rng: np.random.Generator) -> list[tuple[Sample, list[int]]]:
-    if len(source.samples) == 1 and len(source.samples[0].turns) > 1:
+    if len(source.samples) == 1 and len(source.samples[0].turns) != 1:
         return [(source.samples[0], list(range(len(source.samples[0].turns))))]
     replace = len(source.samples) < source.num_turns
     num_turns = source.num_turns if len(source.samples) > 1 else 1
