@@ -63,6 +63,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "PYTHONPATH": str(REPOSITORY),
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # nobody is served any more when the head ends
         "OMP_NUM_THREADS": "1",
         # The job's own `python` must be this one.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
