@@ -15,8 +15,9 @@ from pipelines.scenes.config import ScenesConfig
 from pipelines.scenes.generate import scenes_key
 from pipelines.training.config import training_key
 from storage.corpus import Corpus
+from storage.errors import UsageError
 from storage.objects import Objects
-from teachers.registry import TeacherConfig, teacher_card
+from teachers.registry import TeacherCard, TeacherConfig, teacher_card
 
 __all__ = ["COMMANDS", "plan_stages", "teach_name"]
 
@@ -92,7 +93,7 @@ def _curate(workspace: Objects, recipe: Recipe) -> Stage:
 
 def _teach(workspace: Objects, recipe: Recipe, teacher: TeacherConfig) -> Stage:
     def locate(outputs: Outputs, progress: Progress | None) -> Located | None:
-        fingerprint = feature_fingerprint(teacher_card(teacher).fingerprint, recipe.features, teacher.student_source)
+        fingerprint = feature_fingerprint(_card(teacher).fingerprint, recipe.features, teacher.student_source)
         store_address = store_key(fingerprint, recipe.features)
         store = workspace.child(f"features/{store_address}")
         key = coverage_key(store_address, outputs["curate"].key, recipe.features)
@@ -104,6 +105,16 @@ def _teach(workspace: Objects, recipe: Recipe, teacher: TeacherConfig) -> Stage:
         teach(Corpus.open(outputs["curate"].objects), teacher, recipe.features, target.readable, progress)
 
     return Stage(teach_name(teacher), "teach", ("curate",), locate, run)
+
+
+def _card(teacher: TeacherConfig) -> TeacherCard:
+    try:
+        return teacher_card(teacher)
+    except OSError as error:
+        raise UsageError(
+            f"teacher {teacher.kind}: no checkpoint {teacher.checkpoint!r} ({error}); give the folder of one in "
+            "transformers' format, or null for a small random one"
+        ) from error
 
 
 def _train(workspace: Objects, recipe: Recipe) -> Stage:

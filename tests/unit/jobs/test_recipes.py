@@ -13,7 +13,7 @@ import pytest
 
 from jobs.config import load_recipe
 from jobs.demo import demo_overrides
-from jobs.flow import Timings
+from jobs.flow import Located, Timings
 from jobs.loading import packaged_recipes
 from jobs.stages import plan_stages
 from storage.errors import UsageError
@@ -88,6 +88,13 @@ def test_what_runs_does_not_change_addresses(tmp_path: Path) -> None:
     plain = scenes_key()
     assert scenes_key("cluster.num_cpus=7", "workspace=/elsewhere", "name=other") == plain
     assert scenes_key("scenes.seed=1") != plain
+
+
+def test_an_absent_checkpoint_of_a_teacher(tmp_path: Path) -> None:
+    recipe = load_recipe("smoke", ["teachers.1.checkpoint=/no/such/folder"])
+    stage = plan_stages(recipe, Timings(Objects.open(str(tmp_path))))[3]
+    with pytest.raises(UsageError, match="teacher sam2: no checkpoint '/no/such/folder'"):
+        stage.locate({"curate": Located("k", Objects.open(str(tmp_path)))}, None)
 
 
 def test_until_cuts_the_flow(tmp_path: Path) -> None:
