@@ -1,0 +1,276 @@
+"""Batches from the corpus and the feature stores, in an order that only the position decides."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from model.processor import IGNORED, Processor
+from model.tokenizer import StudentTokenizer
+from pipelines.training.config import MixtureEntry, TrainingConfig
+from pipelines.training.feed import TrainingFeed, prefetched
+from pipelines.training.mixture import Place
+from pipelines.training.step import TrainingBatch
+from storage.corpus import Corpus, write_images, write_samples
+from storage.errors import DataError
+from storage.features import FeatureStore
+from storage.manifest import Manifest, publish
+from storage.objects import Objects
+from storage.schema import SCHEMA_VERSION, ImageRecord, Region, Task
+
+MakeFeed = Callable[..., TrainingFeed]
+Row = tuple[list[int], list[int], list[float], list[int]]
+
+
+def config(**fields: object) -> TrainingConfig:
+    return TrainingConfig.model_validate(
+        {"num_steps": 4, "batch_rows": 6, "micro_batch_rows": 2, "absent_prompt_share": 0.3, **fields}
+    )
+
+
+def rows_of(batches: list[TrainingBatch]) -> list[Row]:
+    """Each row without its padding: tokens, labels, sums of its patches, sums of its masks."""
+    rows: list[Row] = []
+    for batch in batches:
+        sizes = [height * width for height, width in batch.inputs.grids]
+        patches = dict(zip(batch.image_rows.tolist(), batch.inputs.patches.split(sizes), strict=True))
+        masks = dict(zip(batch.image_rows.tolist(), batch.masks, strict=True))
+        for row, real in enumerate(batch.inputs.document >= 0):
+            rows.append(
+                (
+                    batch.inputs.input_ids[row][real].tolist(),
+                    batch.labels[row][real].tolist(),
+                    patches[row].sum(1).tolist() if row in patches else [],
+                    masks[row].sum((1, 2)).tolist() if row in masks else [],
+                )
+            )
+    return rows
+
+
+def places_of(feed: TrainingFeed, task: Task, number: int = 0) -> list[Place]:
+    """Places of the first epoch at which a sample of a task stands; `number` begins its id."""
+    places = [Place(0, row) for row in range(200) if feed.place(row).epoch == 0]
+    return [
+        place
+        for place in places
+        if feed.source(place).samples[0].task is task and feed.source(place).samples[0].sample_id[0] == str(number)
+    ]
+
+
+@pytest.mark.parametrize("batch_rows", [6, 5])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_the_rows_exactly(make_feed: MakeFeed, world_size: int, batch_rows: int) -> None:
+    recipe = config(batch_rows=batch_rows)
+    whole = make_feed(recipe)
+    ranks = [make_feed(recipe, rank, world_size) for rank in range(world_size)]
+    for step in range(4):
+        expected = rows_of(whole.step_batches(step))
+        assert len(expected) == batch_rows
+        for rank, feed in enumerate(ranks):
+            batches = feed.step_batches(step)
+            assert all(1 <= len(batch.labels) <= 2 for batch in batches)
+            assert rows_of(batches) == expected[rank::world_size]
+
+
+def test_more_ranks_than_rows(make_feed: MakeFeed) -> None:
+    recipe = config(batch_rows=2)
+    assert len(rows_of(make_feed(recipe, 1, 3).step_batches(0))) == 1
+    assert make_feed(recipe, 2, 3).step_batches(0) == []
+
+
+def test_a_restart_goes_on_where_it_was(make_feed: MakeFeed) -> None:
+    before = make_feed(config())
+    batches = before.batches(0)
+    steps = [rows_of(next(batches)) for _ in range(6)]
+    later = make_feed(config()).batches(3)
+    assert [rows_of(next(later)) for _ in range(3)] == steps[3:]
+    assert rows_of(before.step_batches(1)) == steps[1]
+    assert steps[0] != steps[1]
+
+
+def test_every_row_stands_once_in_every_epoch(make_feed: MakeFeed) -> None:
+    recipe = config(mixture=(MixtureEntry(), MixtureEntry(families=("refer",), repeats=2)))
+    feed = make_feed(recipe)
+    # 4 pictures' single turns, 4 chats, the text and the lone picture; the expressions again, twice.
+    length = 4 + 4 + 2 + 2 * 4
+    for epoch in range(3):
+        places = [feed.place(row) for row in range(epoch * length, (epoch + 1) * length)]
+        assert places == [Place(epoch, row) for row in range(length)]
+        counts = Counter(feed.source(place) for place in places)
+        assert sorted(counts.values()) == [1] * 10 + [2] * 4
+
+
+def test_epochs_and_seeds_differ(make_feed: MakeFeed) -> None:
+    feed, other = make_feed(config()), make_feed(config(seed=1))
+
+    def epoch(feed: TrainingFeed, number: int) -> list[str]:
+        return [feed.source(Place(number, row)).samples[0].sample_id for row in range(10)]
+
+    assert epoch(feed, 0) != epoch(feed, 1) != epoch(other, 1)
+    assert sorted(epoch(feed, 0)) == sorted(epoch(feed, 1)) == sorted(epoch(other, 1))
+
+
+def test_only_the_splits_of_the_recipe(make_feed: MakeFeed) -> None:
+    feed = make_feed(config(splits=("val",)))
+    assert {s.sample_id for row in range(5) for s in feed.source(feed.place(row)).samples} == {"held-out"}
+    trained = make_feed(config())
+    assert "held-out" not in {s.sample_id for row in range(10) for s in trained.source(trained.place(row)).samples}
+
+
+def test_a_batch_is_what_its_conversations_say(
+    make_feed: MakeFeed, tokenizer: StudentTokenizer, processor: Processor
+) -> None:
+    feed = make_feed(config())
+    (place,) = places_of(feed, Task.REASONING, 2)
+    conversation, image = feed.conversation(place)
+    assert image is not None
+    assert image.shape == (32, 16, 3)
+    batch = feed.batch([place])
+    expected = processor.encode(image, conversation.turns)
+    assert batch.inputs.input_ids[0].equal(expected.input_ids)
+    assert batch.inputs.patches.equal(expected.patches)
+    assert batch.inputs.grids == ((4, 2),)
+    labelled = batch.labels[0][batch.labels[0] != IGNORED]
+    assert tokenizer.decode(labelled.tolist()) == "Red [SEG].<|endoftext|>two<|endoftext|>"
+    assert torch.equal(batch.masks[0], torch.from_numpy(conversation.masks))
+    assert int(batch.masks[0].sum()) == 7 * 6
+
+
+def test_branched_turns(make_feed: MakeFeed) -> None:
+    chained, branched = (make_feed(config(turns=turns)) for turns in ("chained", "branched"))
+    (place,) = places_of(chained, Task.REASONING)
+    assert not chained.batch([place]).inputs.branch.any()
+    assert branched.batch([place]).inputs.branch.unique().tolist() == [0, 1, 2]
+
+
+def test_text_and_a_lone_picture_are_rows(make_feed: MakeFeed) -> None:
+    feed = make_feed(config(mixture=(MixtureEntry(families=("llava", "plain")),)))
+    batch = feed.batch([Place(0, 0), Place(0, 1)])
+    text = 1 - int(batch.image_rows)
+    assert batch.inputs.grids == ((2, 3),)
+    assert [masks.shape for masks in batch.masks] == [(0, 16, 24)]
+    assert (batch.labels[text] != IGNORED).any()
+    assert (batch.labels[1 - text] == IGNORED).all()
+
+
+def test_features_are_stacked_by_grid(
+    make_feed: MakeFeed, image_ids: list[str], features: dict[str, FeatureStore]
+) -> None:
+    feed = make_feed(config())
+    places = [places_of(feed, Task.REASONING, number)[0] for number in (3, 2, 1, 0)]
+    batch = feed.batch(places)
+    assert batch.inputs.grids == ((2, 3), (4, 2), (2, 3), (2, 3))
+    first, second, third = (torch.from_numpy(features["mask2former"][image_id]) for image_id in image_ids[:3])
+    assert {grid: images for grid, (images, _) in batch.features["mask2former"].items()} == {
+        (4, 2): [1],
+        (2, 3): [2, 3],
+    }
+    # The second picture's map is twice as large as the first one's: both come at the mask grid.
+    resized = functional.interpolate(second[None], size=(4, 6), mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(batch.features["mask2former"][2, 3][1], torch.stack([resized, first]))
+    assert batch.features["mask2former"][4, 2][1].equal(third[None])
+    sam2 = [torch.from_numpy(features["sam2"][image_id]) for image_id in image_ids[:3]]
+    assert batch.features["sam2"][2, 3][1].equal(torch.stack([sam2[1], sam2[0]]))
+    assert batch.features["sam2"][4, 2][1].equal(sam2[2][None])
+
+
+def test_pictures_without_features_are_no_target(make_feed: MakeFeed) -> None:
+    feed = make_feed(config())
+    batch = feed.batch(places_of(feed, Task.REASONING, 3))
+    assert batch.inputs.grids == ((2, 3),)
+    assert batch.features == {"mask2former": {}, "sam2": {}}
+
+
+def test_a_corpus_without_bytes_is_refused(
+    processor: Processor, pictures: list[tuple[ImageRecord, dict[str, Region]]], corpus: Corpus
+) -> None:
+    record = pictures[0][0]
+    bare = ImageRecord(
+        image_id=record.image_id,
+        data=None,
+        uri="s3://bucket/a.png",
+        media_type=record.media_type,
+        height=record.height,
+        width=record.width,
+        coco_id=None,
+        sources=(),
+        difference_hash=0,
+    )
+    objects = Objects.open("memory://training-tests/bare")
+    samples = [sample for sample in corpus.samples() if sample.image_id == record.image_id]
+    files = (write_images(objects, "0", [bare]), write_samples(objects, "0", samples))
+    publish(objects, Manifest("corpus", "b" * 64, SCHEMA_VERSION, {}, {}, files, {}))
+    feed = TrainingFeed(Corpus.open(objects), {}, processor, config())
+    with pytest.raises(DataError, match=r"expected its bytes in the corpus, got the URI 's3://bucket/a\.png'"):
+        feed.step_batches(0)
+
+
+def feeding() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "training-feed"]
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    end_s = time.monotonic() + 10
+    while not condition() and time.monotonic() < end_s:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_prefetched_runs_ahead_but_not_further(make_feed: MakeFeed) -> None:
+    made: list[int] = []
+
+    def numbered() -> Iterator[list[TrainingBatch]]:
+        for step in range(100):
+            made.append(step)
+            yield [batch] * step
+
+    batch = make_feed(config()).step_batches(0)[0]
+    batches = prefetched(numbered(), 2)
+    assert [len(next(batches)) for _ in range(3)] == [0, 1, 2]
+    # Three taken, two waiting, one more in the producer's hand.
+    assert wait_for(lambda: len(made) == 6)
+    time.sleep(0.3)
+    assert len(made) == 6
+    batches.close()
+    assert wait_for(lambda: not feeding())
+
+
+def test_prefetched_raises_errors_behind_what_was_made() -> None:
+    def broken() -> Iterator[list[TrainingBatch]]:
+        yield []
+        raise DataError("image x: torn")
+
+    batches = prefetched(broken(), 2)
+    assert next(batches) == []
+    with pytest.raises(DataError, match="image x: torn"):
+        next(batches)
+    assert wait_for(lambda: not feeding())
+
+
+def test_prefetched_ends_with_its_source() -> None:
+    assert list(prefetched(iter([[], [], []]), 1)) == [[], [], []]
+    assert wait_for(lambda: not feeding())
+
+
+def test_prefetched_gives_the_same_batches(make_feed: MakeFeed) -> None:
+    plain, ahead = make_feed(config()), make_feed(config())
+    batches = prefetched(ahead.batches(2), 2)
+    try:
+        for step in (2, 3):
+            assert rows_of(next(batches)) == rows_of(plain.step_batches(step))
+    finally:
+        batches.close()
+
+
+def test_features_are_read_as_float32(make_feed: MakeFeed) -> None:
+    feed = make_feed(config())
+    batch = feed.batch(places_of(feed, Task.REASONING, 0))
+    assert all(stack.dtype == torch.float32 for maps in batch.features.values() for _, stack in maps.values())
+    assert np.isfinite(batch.inputs.patches.numpy()).all()

@@ -1,0 +1,74 @@
+"""The training recipe and its content key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from model.config import StudentConfig
+from pipelines.training.config import LossWeights, MixtureEntry, TrainingConfig, training_key
+
+INPUTS = {"corpus": "c", "features/sam2": "f"}
+
+
+def key(**fields: Any) -> str:
+    return training_key(StudentConfig(), TrainingConfig(num_steps=10, **fields), INPUTS)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"checkpoint_every": 7}, {"log_every": 3}, {"num_workers": 4}, {"cpus_per_worker": 1.0}, {"use_gpu": True}],
+)
+def test_how_it_runs_does_not_change_the_key(fields: dict[str, Any]) -> None:
+    assert key(**fields) == key()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"seed": 1},
+        {"learning_rate": 1e-3},
+        {"batch_rows": 8},
+        {"mixture": (MixtureEntry(repeats=2.0),)},
+        {"losses": LossWeights(mask_bce=1.0)},
+        {"mask_points": None},
+        {"turns": "branched"},
+    ],
+)
+def test_what_is_learnt_changes_the_key(fields: dict[str, Any]) -> None:
+    assert key(**fields) != key()
+
+
+def test_student_and_inputs_change_the_key() -> None:
+    config = TrainingConfig(num_steps=10)
+    assert training_key(StudentConfig(num_layers=2), config, INPUTS) != key()
+    assert training_key(StudentConfig(), config, {**INPUTS, "corpus": "d"}) != key()
+    assert training_key(StudentConfig(), config, dict(reversed(INPUTS.items()))) == key()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_steps": 0}, "num_steps"),
+        ({"warmup_share": 1.5}, "warmup_share"),
+        ({"mask_points": 0}, "mask_points"),
+        ({"absent_prompt_share": -0.1}, "absent_prompt_share"),
+        ({"seed": -1}, "seed"),
+        ({"optimiser": "sgd"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_values_out_of_range_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainingConfig(**{"num_steps": 10, **fields})
+
+
+def test_published_weights_are_the_defaults() -> None:
+    assert LossWeights().model_dump() == {
+        "text_with_masks": 0.1,
+        "text": 1.0,
+        "mask_bce": 2.0,
+        "mask_dice": 0.5,
+        "distillation": {"mask2former": 0.5, "sam2": 0.5},
+    }
