@@ -122,6 +122,8 @@ class PixelSail(nn.Module):
         prompted = inputs.patch_prompt_ids >= 0
         injected = self.vp_embed(self.embed_tokens(inputs.patch_prompt_ids.clamp_min(0)))
         visual = visual + injected * prompted[:, None]
+        # Under autocast the products are of half precision, the embeddings aren't.
+        visual = visual.to(embedded.dtype)
         return embedded.flatten(0, 1).index_add(0, inputs.patch_slots, visual).view_as(embedded)
 
     def forward(self, inputs: StudentInputs, cache: KeyValueCache | None = None) -> Float[Tensor, "batch tokens dim"]:
