@@ -44,6 +44,9 @@ class ClusterConfig(RecipeModel):
     """Logical CPUs of a session of its own; null: those of the machine, at least 4."""
 
 
+_MAX_STARTS = 3
+
+
 def set_ray_environment() -> None:
     """Sets `RAY_ENVIRONMENT` where the user has not; takes effect if called before Ray is imported."""
     for name, value in RAY_ENVIRONMENT.items():
@@ -78,13 +81,7 @@ def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Generator[None
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":
-            ray.init(
-                address="local",
-                num_cpus=_num_cpus(cluster),
-                include_dashboard=False,
-                logging_level=level,
-                log_to_driver=verbose,
-            )
+            _start_local(cluster, level, verbose)
         else:
             ray.init(address=address, logging_level=level, log_to_driver=verbose)
     except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
@@ -98,6 +95,29 @@ def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Generator[None
             yield
     finally:
         ray.shutdown()
+
+
+def _start_local(cluster: ClusterConfig, level: int, verbose: bool) -> None:
+    """Starts a session of its own; again, if its node isn't up within the 30 s that Ray grants (a busy machine)."""
+    import ray
+
+    for attempt in range(1, _MAX_STARTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=_num_cpus(cluster),
+                include_dashboard=False,
+                logging_level=level,
+                log_to_driver=verbose,
+            )
+        except Exception as error:
+            if type(error) is not Exception:  # Ray's error for a late node is of no narrower type
+                raise
+            if attempt == _MAX_STARTS:
+                raise InfrastructureError(f"Ray didn't start: {error} Is the machine overloaded?") from error
+            logger.warning("Ray's node was late, starting it again: %s", error)
+        else:
+            return
 
 
 def _num_cpus(cluster: ClusterConfig) -> int:

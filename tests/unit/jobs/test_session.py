@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 
 import pytest
 
-from jobs.session import RAY_ENVIRONMENT, interruptible, plain_errors, set_ray_environment
+from jobs.session import (
+    RAY_ENVIRONMENT,
+    ClusterConfig,
+    _num_cpus,
+    _start_local,
+    interruptible,
+    plain_errors,
+    set_ray_environment,
+)
 from storage.errors import InfrastructureError, SourceError
 
 
@@ -51,3 +60,29 @@ def test_a_bug_in_a_task_stays_a_bug() -> None:
 
     with pytest.raises(RayTaskError, match="no such key"), plain_errors():
         raise RayTaskError("read", "no such key", KeyError("x"))
+
+
+def test_a_late_node_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    starts: list[dict[str, object]] = []
+
+    def init(**options: object) -> None:
+        starts.append(options)
+        if len(starts) < 3:
+            raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", init)
+    _start_local(ClusterConfig(num_cpus=2), logging.ERROR, False)
+    assert len(starts) == 3
+    assert starts[0]["num_cpus"] == 2
+    starts[:] = []
+    monkeypatch.setattr("jobs.session._MAX_STARTS", 2)
+    with pytest.raises(InfrastructureError, match="Ray didn't start: The current node timed out"):
+        _start_local(ClusterConfig(), logging.ERROR, False)
+
+
+def test_logical_cpus_are_enough_for_two_workers_and_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert _num_cpus(ClusterConfig()) == 4
+    assert _num_cpus(ClusterConfig(num_cpus=3)) == 3
