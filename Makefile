@@ -4,8 +4,8 @@
 #
 #   make demo ARGS="..."      further arguments for the command behind a target
 #   make demo PYTHON=...      another Python than the first suitable one on the path
-#   make demo TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-#                             on Linux without a GPU: torch without the CUDA libraries (gigabytes)
+#   make demo TORCH_INDEX_URL=...
+#                             an index with CPU builds of torch: on Linux without a GPU it saves gigabytes
 #   make demo PIP_ARGS="..."  further arguments for pip
 
 .DEFAULT_GOAL := help
