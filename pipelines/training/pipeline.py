@@ -29,7 +29,7 @@ from pipelines.training.config import TrainingConfig, training_key
 from pipelines.training.feed import TrainingFeed, prefetched
 from pipelines.training.loop import Trainer, cpu_copy, make_optimizers, parameter_count
 from storage.corpus import Corpus
-from storage.errors import InfrastructureError, SailloftError
+from storage.errors import InfrastructureError, SailloftError, UsageError
 from storage.features import FeatureStore
 from storage.keys import Json
 from storage.manifest import FileEntry, Manifest, publish, read_manifest
@@ -228,15 +228,25 @@ def _initial_model(student: StudentConfig, config: TrainingConfig) -> PixelSail:
     """Fresh weights by the seed, or those of a checkpoint; its distillation heads are always fresh."""
     model = PixelSail(student).init_weights(torch.Generator().manual_seed(config.seed))
     if config.init is not None:
-        weights = Predictor.load(Objects.open(config.init)).model.state_dict()
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-        wrong = [name for name in missing if not name.startswith("distillation_heads.")] + list(unexpected)
+        weights = _trunk(Predictor.load(Objects.open(config.init)).model.state_dict())
+        expected = _trunk(model.state_dict())
+        wrong = sorted(
+            name
+            for name in expected.keys() | weights.keys()
+            if name not in expected or name not in weights or expected[name].shape != weights[name].shape
+        )
         if wrong:
-            raise SailloftError(
+            raise UsageError(
                 f"training.init {config.init}: expected the weights of student {student.model_dump()}, "
                 f"these differ: {', '.join(wrong)}"
             )
+        model.load_state_dict(weights, strict=False)
     return model
+
+
+def _trunk(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a checkpoint keeps: all but the distillation heads."""
+    return {name: weight for name, weight in weights.items() if not name.startswith("distillation_heads.")}
 
 
 class _Keeper:
@@ -279,7 +289,7 @@ def _publish(job: _Job, trainer: Trainer, tokenizer: StudentTokenizer, rows: lis
     """Writes the checkpoint without the distillation heads; its manifest last."""
     model = PixelSail(trainer.model.config.model_copy(update={"distillation": ()}))
     weights = cpu_copy(trainer.model.state_dict())
-    model.load_state_dict({name: w for name, w in weights.items() if not name.startswith("distillation_heads.")})
+    model.load_state_dict(_trunk(weights))
     files = checkpoint_files(model, tokenizer)
     files[_METRICS] = "".join(json.dumps(dict(row)) + "\n" for row in rows).encode()
     output = Objects.open(job.output)

@@ -1,0 +1,168 @@
+"""What a training worker does beside the loop, without Ray: tokenizer, first weights, records, the checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from model.config import StudentConfig
+from model.predictor import Predictor, checkpoint_files
+from model.student import PixelSail
+from model.tokenizer import StudentTokenizer
+from pipelines.progress import NullProgress
+from pipelines.training.config import TrainingConfig, training_key
+from pipelines.training.loop import Trainer, make_optimizers
+from pipelines.training.pipeline import (
+    _as_sailloft_error,
+    _initial_model,
+    _Job,
+    _Keeper,
+    _publish,
+    _tokenizer,
+    train,
+)
+from pipelines.training.run_state import load_newest
+from storage.corpus import Corpus
+from storage.errors import DataError, InfrastructureError, UsageError
+from storage.manifest import verify_manifest
+from storage.objects import Objects
+
+INPUTS = {"corpus": "c"}
+
+
+class Meter:
+    """Stands for the actor that passes metrics to the driver."""
+
+    def __init__(self) -> None:
+        self.received: list[Mapping[str, float]] = []
+        self.put = SimpleNamespace(remote=self.received.append)
+
+
+@pytest.fixture
+def make_job(student_config: StudentConfig, run_folder: Objects) -> Callable[..., _Job]:
+    def make(**fields: object) -> _Job:
+        config = TrainingConfig.model_validate({"num_steps": 6, "log_every": 2, "checkpoint_every": 3, **fields})
+        return _Job("memory://none", {}, student_config, config, run_folder.url, INPUTS, Meter())
+
+    return make
+
+
+def make_trainer(job: _Job, rank: int = 0) -> Trainer:
+    model = PixelSail(job.student).init_weights(torch.Generator().manual_seed(4))
+    optimizers = make_optimizers(model, job.training)
+    return Trainer(model, optimizers, job.training, 0, torch.device("cpu"), rank)
+
+
+@pytest.fixture
+def checkpoint(student: PixelSail, tokenizer: StudentTokenizer, run_folder: Objects) -> Objects:
+    folder = run_folder.child("earlier")
+    for name, data in checkpoint_files(student, tokenizer).items():
+        folder.put(name, data)
+    return folder
+
+
+def test_tokenizer_is_learnt_from_the_corpus(corpus: Corpus, student_config: StudentConfig) -> None:
+    config = TrainingConfig(num_steps=1)
+    student = student_config.model_copy(update={"vocab_size": 400})
+    samples = list(corpus.samples(splits=["train"]))
+    tokenizer = _tokenizer(student, config, samples)
+    assert tokenizer.to_json() == _tokenizer(student, config, reversed(samples)).to_json()
+    assert len(tokenizer.encode("segment red")) == 2
+    assert len(tokenizer.visual_prompts) == 5
+
+
+def test_fresh_weights_follow_from_the_seed(student_config: StudentConfig) -> None:
+    first, again, other = (_initial_model(student_config, TrainingConfig(num_steps=1, seed=seed)) for seed in (1, 1, 2))
+    assert first.vis_embed.weight.equal(again.vis_embed.weight)
+    assert not first.vis_embed.weight.equal(other.vis_embed.weight)
+
+
+def test_training_can_start_from_a_checkpoint(
+    student: PixelSail, student_config: StudentConfig, tokenizer: StudentTokenizer, checkpoint: Objects
+) -> None:
+    config = TrainingConfig(num_steps=1, seed=9, init=checkpoint.url)
+    assert _tokenizer(student_config, config, []).to_json() == tokenizer.to_json()
+    model = _initial_model(student_config, config)
+    for name, tensor in model.state_dict().items():
+        if name.startswith("distillation_heads.") and name.endswith("weight"):
+            assert not tensor.equal(student.state_dict()[name])
+        else:
+            assert tensor.equal(student.state_dict()[name])
+
+
+@pytest.mark.parametrize("fields", [{"intermediate_size": 56}, {"num_layers": 3}, {"num_layers": 1}])
+def test_a_checkpoint_of_another_student_is_refused(
+    student_config: StudentConfig, checkpoint: Objects, fields: dict[str, int]
+) -> None:
+    student = student_config.model_copy(update=fields)
+    with pytest.raises(UsageError, match=rf"training\.init {checkpoint.url}: .* these differ: layers\."):
+        _initial_model(student, TrainingConfig(num_steps=1, init=checkpoint.url))
+
+
+def test_metrics_are_averaged_and_states_saved(make_job: Callable[..., _Job], run_folder: Objects) -> None:
+    job = make_job()
+    keeper = _Keeper(job, make_trainer(job), run_folder, [])
+    for step in range(1, 7):
+        keeper.after_step(step, {"loss": float(step), **({"mask_bce": 4.0} if step == 3 else {})})
+    assert keeper.rows == [
+        {"step": 2, "loss": 1.5},
+        {"step": 4, "loss": 3.5, "mask_bce": 4.0},
+        {"step": 6, "loss": 5.5},
+    ]
+    assert job.meter.received == keeper.rows
+    state = load_newest(run_folder)
+    assert state is not None
+    assert state.step == 3
+    assert state.metrics == [{"step": 2, "loss": 1.5}]
+
+
+def test_only_the_first_rank_writes(make_job: Callable[..., _Job], run_folder: Objects) -> None:
+    job = make_job()
+    keeper = _Keeper(job, make_trainer(job, rank=1), run_folder, [])
+    for step in range(1, 7):
+        keeper.after_step(step, {"loss": 1.0})
+    assert keeper.rows == []
+    assert list(run_folder.list()) == []
+
+
+def test_a_checkpoint_is_published_without_distillation_heads(
+    make_job: Callable[..., _Job], tokenizer: StudentTokenizer, corpus: Corpus
+) -> None:
+    job = make_job()
+    trainer = make_trainer(job)
+    output = Objects.open(job.output)
+    output.put("model.safetensors", b"what a killed run left")
+    _publish(job, trainer, tokenizer, [{"step": 2.0, "loss": 0.5}])
+    manifest = verify_manifest(output)
+    assert manifest.key == training_key(job.student, job.training, INPUTS)
+    assert sorted(entry.path for entry in manifest.files) == [
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    assert json.loads(output.read("metrics.jsonl")) == {"step": 2.0, "loss": 0.5}
+    loaded = Predictor.load(output).model
+    assert loaded.config.distillation == ()
+    trained = trainer.model.state_dict()
+    assert all(tensor.equal(trained[name]) for name, tensor in loaded.state_dict().items())
+    assert manifest.facts["num_parameters"] == sum(tensor.numel() for tensor in loaded.state_dict().values())
+    # What is there isn't trained again: no Ray session is started.
+    assert train(corpus, {}, job.student, job.training, output, NullProgress(), INPUTS) == manifest
+
+
+def test_the_worker_s_own_error_comes_out(make_job: Callable[..., _Job]) -> None:
+    job = make_job()
+    own = DataError("image x is torn")
+    wrapped = RuntimeError("worker 0 failed")
+    wrapped.worker_failures = {0: own}  # type: ignore[attr-defined]
+    outer = RuntimeError("training failed")
+    outer.__cause__ = wrapped
+    assert _as_sailloft_error(outer, job) is own
+    other = _as_sailloft_error(RuntimeError("node lost"), job)
+    assert isinstance(other, InfrastructureError)
+    assert "node lost; the newest state is kept, run the same command again" in str(other)
