@@ -6,7 +6,6 @@ import doctest
 import importlib
 import re
 import tomllib
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -44,11 +43,6 @@ def test_module_is_described_and_stays_readable(path: Path) -> None:
 def test_every_folder_of_modules_is_a_package() -> None:
     folders = {path.parent for path in MODULES}
     assert {folder for folder in folders if not (folder / "__init__.py").is_file()} == set()
-
-
-def test_names_of_test_files_are_unique() -> None:
-    counts = Counter(path.name for path in TESTS)
-    assert [name for name, count in counts.items() if count > 1] == []
 
 
 def test_unit_tests_mirror_the_packages() -> None:
