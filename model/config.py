@@ -45,6 +45,9 @@ class StudentConfig(RecipeModel):
     """Epsilon of the RMSNorm."""
     initializer_range: float = Field(default=0.02, gt=0)
     """Standard deviation of freshly drawn weights."""
+    neighbour_heads: int = Field(default=0, ge=0)
+    """Key-value heads of each layer that, freshly drawn, look at a neighbouring place, see
+    `model.attention.neighbour_biases`. 0, as published, draws no head so."""
     patch_size_px: int = Field(default=16, gt=0)
     """Side of a square patch, in px of the resized image."""
     max_side_px: int = Field(default=1024, gt=0)
@@ -90,6 +93,11 @@ class StudentConfig(RecipeModel):
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_key_value_heads: expected a divisor of {self.num_attention_heads}, got {self.num_key_value_heads}"
+            )
+        if self.neighbour_heads > self.num_key_value_heads:
+            raise ValueError(
+                f"neighbour_heads: expected at most num_key_value_heads {self.num_key_value_heads}, "
+                f"got {self.neighbour_heads}"
             )
         if (
             self.mask_stride_px > self.patch_size_px

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.attention import Attention, KeyValueCache, prefix_mask
+from model.attention import Attention, KeyValueCache, neighbour_biases, prefix_mask
 from model.config import StudentConfig
 from model.positions import rotary_embedding
 from model.upsample import MaskFeatures
@@ -105,12 +105,14 @@ class PixelSail(nn.Module):
             if not isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d | nn.ConvTranspose2d):
                 continue
             std = self.config.initializer_range
-            if name.startswith(("mask_features", "seg_query", "vis_embed", "distillation_heads")):
+            if name.startswith(("mask_features", "seg_query", "vis_embed", "vp_embed", "distillation_heads")):
                 transposed = isinstance(module, nn.ConvTranspose2d)
                 std = (len(module.weight) if transposed else module.weight[0].numel()) ** -0.5
             module.weight.normal_(0.0, std, generator=generator)
             if not isinstance(module, nn.Embedding) and module.bias is not None:
                 module.bias.zero_()
+        for layer in self.layers:
+            neighbour_biases(layer.self_attn, self.config.rope_theta, self.config.neighbour_heads, generator)
         return self
 
     def embed(self, inputs: StudentInputs) -> Float[Tensor, "batch tokens dim"]:

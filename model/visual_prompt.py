@@ -25,12 +25,13 @@ def prompt_patches(prompt: NDArray[np.bool_], size_px: tuple[int, int], patch_si
     rows = (np.arange(height) * prompt.shape[0]) // height
     columns = (np.arange(width) * prompt.shape[1]) // width
     resized = prompt[rows[:, None], columns[None, :]]
-    patches = resized.reshape(height // patch_size_px, patch_size_px, width // patch_size_px, patch_size_px).any((1, 3))
+    blocks = resized.reshape(height // patch_size_px, patch_size_px, width // patch_size_px, patch_size_px)
+    patches = np.asarray(blocks.any((1, 3)))
     if not patches.any():
         # A region so thin that resizing drops it all: the patches that its pixels lie in.
         y, x = prompt.nonzero()
         patches[y * height // prompt.shape[0] // patch_size_px, x * width // prompt.shape[1] // patch_size_px] = True
-    return np.asarray(patches)
+    return patches
 
 
 def largest_first(

@@ -23,9 +23,9 @@ _NO_TARGET = f"No target {SEG}."
 
 _QUESTIONS: dict[WordingStyle, dict[Task, tuple[str, ...]]] = {
     "short": {
-        Task.REFERRING: ("segment {text}",),
-        Task.SEMANTIC: ("segment {text}: Segmentation in the semantic mode.",),
-        Task.INSTANCE: ("segment {text}: Segmentation in the instance mode.",),
+        Task.REFERRING: ("{text}",),
+        Task.SEMANTIC: ("{text}: semantic",),
+        Task.INSTANCE: ("{text}: instance",),
         Task.CATEGORY: ("name <region1>",),
         Task.DESCRIPTION: ("describe <region1>",),
         Task.CAPTION: ("describe the image",),
@@ -67,7 +67,7 @@ _QUESTIONS: dict[WordingStyle, dict[Task, tuple[str, ...]]] = {
     },
 }
 _SEG_ANSWERS: dict[WordingStyle, tuple[str, ...]] = {
-    "short": (f"It is {SEG}.",),
+    "short": (SEG,),
     "varied": (f"It is {SEG}.", f"Sure, {SEG}.", f"Here it is: {SEG}.", f"{SEG}."),
 }
 _FREE_QUESTION = ("{text}",)

@@ -28,6 +28,7 @@ from pipelines.training import run_state
 from pipelines.training.config import TrainingConfig, training_key
 from pipelines.training.feed import TrainingFeed, prefetched
 from pipelines.training.loop import Trainer, cpu_copy, make_optimizers, parameter_count
+from pipelines.training.meter import Meter
 from storage.corpus import Corpus
 from storage.errors import InfrastructureError, SailloftError, UsageError
 from storage.features import FeatureStore
@@ -57,19 +58,6 @@ class _Job:
     output: str
     inputs: Mapping[str, str]
     meter: Any
-
-
-class _Meter:
-    """Passes the newest metrics of rank 0 to the driver."""
-
-    def __init__(self) -> None:
-        self._newest: dict[str, float] = {}
-
-    def put(self, metrics: dict[str, float]) -> None:
-        self._newest = metrics
-
-    def get(self) -> dict[str, float]:
-        return self._newest
 
 
 def train(
@@ -103,7 +91,7 @@ def train(
     present = read_manifest(output)
     if present is not None:
         return present
-    meter = ray.remote(num_cpus=0)(_Meter).remote()
+    meter = ray.remote(num_cpus=0)(Meter).remote()
     job = _Job(corpus.objects.url, dict(features), student, config, output.url, dict(inputs), meter)
     _fit(job, progress)
     run_state.clear(output.child("state"))

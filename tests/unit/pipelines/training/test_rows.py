@@ -56,14 +56,14 @@ def test_target_is_the_union_of_its_regions() -> None:
     expected[:, :3] = 1
     np.testing.assert_array_equal(found.masks, expected[None])
     assert found.masks.dtype == np.uint8
-    assert found.turns == (("segment corner", "It is [SEG]."),)
+    assert found.turns == (("corner", "[SEG]"),)
     assert found.sample_ids == ("s",)
     assert found.visual_prompts == ()
 
 
 def test_no_target_is_an_empty_mask() -> None:
     found = draw(sample("s", Task.REFERRING, Turn(text="cow", targets=((),))))
-    assert found.turns == (("segment cow", "No target [SEG]."),)
+    assert found.turns == (("cow", "No target [SEG]."),)
     assert found.masks.shape == (1, *SIZE)
     assert not found.masks.any()
 

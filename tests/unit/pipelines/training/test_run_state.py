@@ -53,6 +53,25 @@ def test_two_newest_are_kept(run_folder: Objects) -> None:
     assert found.step == 10
 
 
+def test_an_old_state_is_incomplete_from_its_first_deletion(
+    run_folder: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run killed while it tidies up leaves no state that looks complete and isn't."""
+    deleted: list[str] = []
+    delete = Objects.delete
+
+    def recorded(self: Objects, key: str) -> None:
+        deleted.append(key)
+        delete(self, key)
+
+    for step in (2, 4):
+        save(run_folder, state(step))
+    monkeypatch.setattr(Objects, "delete", recorded)
+    save(run_folder, state(6))
+    assert deleted[0] == "step-00000002/done.json"
+    assert set(deleted) == {f"step-00000002/{name}" for name in ("done.json", "state.pt", "metrics.jsonl")}
+
+
 def test_an_incomplete_save_is_ignored(run_folder: Objects) -> None:
     save(run_folder, state(2))
     save(run_folder, state(4))
