@@ -101,7 +101,6 @@ def test_killed_at_every_stage(tmp_path: Path) -> None:
     code, quiet_lines = run_until(quiet, None)
     assert code == 0, "".join(quiet_lines[-30:])
     assert outputs(killed) == outputs(quiet)
-    assert not list(killed.rglob("state/*"))  # what training needs to go on is gone once it is done
     assert any("report:" in line for line in lines)
 
 
