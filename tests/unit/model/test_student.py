@@ -184,3 +184,10 @@ def test_inputs_move_as_a_whole(questions: list[EncodedRow]) -> None:
     moved = collate(questions, 0)[0].to("meta")
     assert {getattr(moved, name).device.type for name in ("input_ids", "positions", "document", "patches")} == {"meta"}
     assert moved.grids == ((3, 4), (2, 1))
+
+
+def test_neighbour_heads_are_drawn_by_recipe(config: StudentConfig) -> None:
+    drawn = PixelSail(config.model_copy(update={"neighbour_heads": 1})).init_weights(torch.Generator().manual_seed(0))
+    biases = [layer.self_attn.k_proj.bias for layer in drawn.layers]
+    assert all(bias.any() for bias in biases)
+    assert not biases[0].equal(biases[1])
