@@ -111,8 +111,8 @@ class PixelSail(nn.Module):
             module.weight.normal_(0.0, std, generator=generator)
             if not isinstance(module, nn.Embedding) and module.bias is not None:
                 module.bias.zero_()
-        for layer in self.layers:
-            neighbour_biases(layer.self_attn, self.config.rope_theta, self.config.neighbour_heads, generator)
+        for attention in (module for module in self.modules() if isinstance(module, Attention)):
+            neighbour_biases(attention, self.config.rope_theta, self.config.neighbour_heads, generator)
         return self
 
     def embed(self, inputs: StudentInputs) -> Float[Tensor, "batch tokens dim"]:
