@@ -91,6 +91,7 @@ def metrics(path: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if not name.endswith("_s")} for row in rows]
 
 
+@pytest.mark.slow
 def test_killed_at_every_stage(tmp_path: Path) -> None:
     killed, quiet = tmp_path / "killed", tmp_path / "quiet"
     for moment, delay_s in MOMENTS:
