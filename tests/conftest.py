@@ -1,4 +1,4 @@
-"""Fixtures for every test; the one place that sets the environment of Ray and the hub."""
+"""Fixtures for every test; sets the environment of the hub, and of Ray as the command does."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 
-os.environ.update(
-    HF_HUB_OFFLINE="1",
-    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",
-    RAY_USAGE_STATS_ENABLED="0",
-    RAY_TRAIN_ENABLE_STATE_TRACKING="0",
-    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-)
+from jobs.session import set_ray_environment
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+set_ray_environment()
 
 
 @pytest.fixture(scope="session")

@@ -75,14 +75,15 @@ class Trainer:
         self,
         batches: Iterator[list[TrainingBatch]],
         first_step: int,
-        after_step: Callable[[int, Mapping[str, float]], None],
+        after_step: Callable[[int, Mapping[str, float], Mapping[str, float]], None],
     ) -> None:
         """Trains from a position to the end.
 
         Args:
             batches: micro-batches of each step, from `first_step` on.
             first_step: steps that are already done.
-            after_step: called with the number of done steps and the step's metrics.
+            after_step: called with the number of done steps, the step's metrics, and the seconds it took
+                and waited for data, which are kept apart: they differ between equal runs.
         """
         self.model.train()
         for step in range(first_step, self.config.num_steps):
@@ -90,8 +91,7 @@ class Trainer:
             micro_batches = next(batches)
             waited = time.perf_counter() - started
             metrics = self.step(step, micro_batches)
-            metrics["wait_s"], metrics["step_s"] = waited, time.perf_counter() - started
-            after_step(step + 1, metrics)
+            after_step(step + 1, metrics, {"wait_s": waited, "step_s": time.perf_counter() - started})
 
     def step(self, step: int, micro_batches: Sequence[TrainingBatch]) -> dict[str, float]:
         """One optimiser step; returns the loss, each term and the gradient norm."""

@@ -6,7 +6,6 @@ import json
 import logging
 import tempfile
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -244,18 +243,21 @@ class _Keeper:
         self.rows = rows
         self._job, self._trainer, self._folder = job, trainer, folder
         self._window: list[Mapping[str, float]] = []
-        self._started = time.perf_counter()
+        self._seconds: list[Mapping[str, float]] = []
 
-    def after_step(self, step: int, metrics: Mapping[str, float]) -> None:
+    def after_step(self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         config = self._job.training
         if self._trainer.rank:
             return
         self._window.append(metrics)
+        self._seconds.append(seconds)
         last = step == config.num_steps
         if step % config.log_every == 0 or last:
             self.rows.append({"step": step, **_means(self._window)})
             self._window.clear()
-            self._job.meter.put.remote(self.rows[-1])
+            newest = {**self.rows[-1], **_means(self._seconds)}
+            self._seconds.clear()
+            self._job.meter.put.remote(newest)
         if step % config.checkpoint_every == 0 and not last:
             run_state.save(
                 self._folder,

@@ -28,7 +28,7 @@ def train(folder: Path, rank: int) -> PixelSail:
     model.load_state_dict(weights)
     trainer = Trainer(model, make_optimizers(model, config), config, seg_id, torch.device("cpu"), rank, 2)
     metrics: list[dict[str, float]] = []
-    trainer.run(iter(steps), 0, lambda _, found: metrics.append(dict(found)))
+    trainer.run(iter(steps), 0, lambda _, found, __: metrics.append(dict(found)))
     (folder / f"metrics-{rank}.pickle").write_bytes(pickle.dumps(metrics))
     return model
 

@@ -56,8 +56,8 @@ def gradients_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
-def keep(rows: list[dict[str, float]]) -> Callable[[int, Mapping[str, float]], None]:
-    return lambda step, metrics: rows.append({"done": float(step), **metrics})
+def keep(rows: list[dict[str, float]]) -> Callable[[int, Mapping[str, float], Mapping[str, float]], None]:
+    return lambda step, metrics, seconds: rows.append({"done": float(step), **metrics, **seconds})
 
 
 def test_warm_up_is_linear_and_cosine_follows() -> None:
@@ -171,7 +171,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     whole = make_trainer(student_config, recipe, tokenizer.seg)
     rows: list[dict[str, float]] = []
 
-    def after_step(step: int, metrics: Mapping[str, float]) -> None:
+    def after_step(step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         rows.append(dict(metrics))
         if step == 3:
             states = {name: optimizer.state_dict() for name, optimizer in whole.optimizers.items()}
@@ -185,7 +185,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     resumed.model.load_state_dict(dict(state.model))
     for name, optimizer in resumed.optimizers.items():
         optimizer.load_state_dict(dict(state.optimizers[name]))
-    resumed.run(make_feed(recipe).batches(state.step), state.step, lambda _, metrics: rows.append(dict(metrics)))
+    resumed.run(make_feed(recipe).batches(state.step), state.step, lambda _, metrics, __: rows.append(dict(metrics)))
     expected = weights_of(whole)
     assert all(tensor.equal(expected[name]) for name, tensor in weights_of(resumed).items())
     assert [row["loss"] for row in rows[3:6]] == [row["loss"] for row in rows[6:]]

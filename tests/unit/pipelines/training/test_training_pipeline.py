@@ -107,13 +107,13 @@ def test_metrics_are_averaged_and_states_saved(make_job: Callable[..., _Job], ru
     job = make_job()
     keeper = _Keeper(job, make_trainer(job), run_folder, [])
     for step in range(1, 7):
-        keeper.after_step(step, {"loss": float(step), **({"mask_bce": 4.0} if step == 3 else {})})
+        keeper.after_step(step, {"loss": float(step), **({"mask_bce": 4.0} if step == 3 else {})}, {"step_s": 1.0})
     assert keeper.rows == [
         {"step": 2, "loss": 1.5},
         {"step": 4, "loss": 3.5, "mask_bce": 4.0},
         {"step": 6, "loss": 5.5},
     ]
-    assert job.meter.received == keeper.rows
+    assert job.meter.received == [{**row, "step_s": 1.0} for row in keeper.rows]
     state = load_newest(run_folder)
     assert state is not None
     assert state.step == 3
@@ -124,7 +124,7 @@ def test_only_the_first_rank_writes(make_job: Callable[..., _Job], run_folder: O
     job = make_job()
     keeper = _Keeper(job, make_trainer(job, rank=1), run_folder, [])
     for step in range(1, 7):
-        keeper.after_step(step, {"loss": 1.0})
+        keeper.after_step(step, {"loss": 1.0}, {"step_s": 1.0})
     assert keeper.rows == []
     assert list(run_folder.list()) == []
 
