@@ -42,7 +42,7 @@ class MixtureEntry(RecipeModel):
     """Tasks of this part; empty: all."""
     turns_per_row: int = Field(default=5, gt=0)
     """Single-turn samples of one image that share a conversation: as many turns, drawn with
-    replacement where the image has fewer."""
+    replacement where the image has fewer; an image with a single one gets a single turn."""
     repeats: float = Field(default=1.0, gt=0)
     """Conversations per image and epoch; a fraction takes a share of the images."""
 

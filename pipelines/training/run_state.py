@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import torch
 
-from storage.errors import CorruptObject
-from storage.keys import bytes_key
+from storage.manifest import MANIFEST_NAME, FileEntry, Manifest, publish, verify_manifest
 from storage.objects import Objects
+from storage.schema import SCHEMA_VERSION
 
-__all__ = ["RunState", "load_newest", "save"]
+__all__ = ["RunState", "clear", "load_newest", "save"]
 
 _KEPT = 2
-_DONE = "done.json"
+_STATE, _METRICS = "state.pt", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,29 @@ class RunState:
 
 
 def save(objects: Objects, state: RunState) -> None:
-    """Writes a state; it counts once its `done.json` exists, and older ones but one are deleted."""
-    folder = f"step-{state.step:08d}"
+    """Writes a state; it counts once its manifest exists, and older ones but one are deleted."""
+    folder = objects.child(_folder(state.step))
     buffer = io.BytesIO()
     torch.save(
         {"model": dict(state.model), "optimizers": {name: dict(held) for name, held in state.optimizers.items()}},
         buffer,
     )
-    payload = buffer.getvalue()
     metrics = "".join(json.dumps(dict(row)) + "\n" for row in state.metrics)
-    objects.put(f"{folder}/state.pt", payload)
-    objects.put(f"{folder}/metrics.jsonl", metrics.encode())
-    objects.put(f"{folder}/{_DONE}", json.dumps({"step": state.step, "sha256": bytes_key(payload)}).encode())
+    files = {_STATE: buffer.getvalue(), _METRICS: metrics.encode()}
+    for name, data in files.items():
+        folder.put(name, data)
+    publish(
+        folder,
+        Manifest(
+            kind="training_state",
+            key=_folder(state.step),
+            schema_version=SCHEMA_VERSION,
+            recipe={},
+            inputs={},
+            files=tuple(FileEntry.of(name, data) for name, data in files.items()),
+            facts={"step": state.step},
+        ),
+    )
     for old in _finished(objects)[:-_KEPT]:
         _delete(objects, old)
 
@@ -53,23 +64,17 @@ def load_newest(objects: Objects) -> RunState | None:
     """The newest complete state, None if there is none.
 
     Raises:
-        CorruptObject: a complete state whose bytes differ from what was written.
+        CorruptObject: a complete state whose bytes differ from what was written; delete its folder to
+            go on from the state before it.
     """
     finished = _finished(objects)
     if not finished:
         return None
-    step = finished[-1]
-    folder = f"step-{step:08d}"
-    payload = objects.read(f"{folder}/state.pt")
-    promised = json.loads(objects.read(f"{folder}/{_DONE}"))["sha256"]
-    if bytes_key(payload) != promised:
-        raise CorruptObject(
-            f"{objects.url}/{folder}/state.pt: expected SHA-256 {promised}, got {bytes_key(payload)}; "
-            "delete the folder to resume from the state before it"
-        )
-    content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    rows = [json.loads(line) for line in objects.read(f"{folder}/metrics.jsonl").decode().splitlines()]
-    return RunState(step, content["model"], content["optimizers"], rows)
+    folder = objects.child(_folder(finished[-1]))
+    verify_manifest(folder)
+    content = torch.load(io.BytesIO(folder.read(_STATE)), map_location="cpu", weights_only=True)
+    rows = [json.loads(line) for line in folder.read(_METRICS).decode().splitlines()]
+    return RunState(finished[-1], content["model"], content["optimizers"], rows)
 
 
 def clear(objects: Objects) -> None:
@@ -78,14 +83,19 @@ def clear(objects: Objects) -> None:
         objects.delete(info.key)
 
 
+def _folder(step: int) -> str:
+    return f"step-{step:08d}"
+
+
 def _finished(objects: Objects) -> list[int]:
     return sorted(
-        int(info.key.split("/")[0].removeprefix("step-")) for info in objects.list() if info.key.endswith(f"/{_DONE}")
+        int(info.key.split("/")[0].removeprefix("step-"))
+        for info in objects.list()
+        if info.key.endswith(f"/{MANIFEST_NAME}")
     )
 
 
 def _delete(objects: Objects, step: int) -> None:
-    folder = f"step-{step:08d}"
-    objects.delete(f"{folder}/{_DONE}")
-    for info in list(objects.list(folder)):
+    objects.delete(f"{_folder(step)}/{MANIFEST_NAME}")
+    for info in list(objects.list(_folder(step))):
         objects.delete(info.key)

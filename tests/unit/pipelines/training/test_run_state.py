@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -68,14 +70,14 @@ def test_an_old_state_is_incomplete_from_its_first_deletion(
         save(run_folder, state(step))
     monkeypatch.setattr(Objects, "delete", recorded)
     save(run_folder, state(6))
-    assert deleted[0] == "step-00000002/done.json"
-    assert set(deleted) == {f"step-00000002/{name}" for name in ("done.json", "state.pt", "metrics.jsonl")}
+    assert deleted[0] == "step-00000002/manifest.json"
+    assert set(deleted) == {f"step-00000002/{name}" for name in ("manifest.json", "state.pt", "metrics.jsonl")}
 
 
 def test_an_incomplete_save_is_ignored(run_folder: Objects) -> None:
     save(run_folder, state(2))
     save(run_folder, state(4))
-    run_folder.delete("step-00000004/done.json")
+    run_folder.delete("step-00000004/manifest.json")
     found = load_newest(run_folder)
     assert found is not None
     assert found.step == 2
@@ -90,14 +92,15 @@ def test_only_an_incomplete_save(run_folder: Objects) -> None:
 
 
 @pytest.mark.parametrize("at", [0.1, 0.5, 0.99])
-def test_a_flipped_byte_is_found(run_folder: Objects, at: float) -> None:
+@pytest.mark.parametrize("file", ["state.pt", "metrics.jsonl"])
+def test_a_flipped_byte_is_found(run_folder: Objects, file: str, at: float) -> None:
     save(run_folder, state(2))
     save(run_folder, state(4))
-    name = "step-00000004/state.pt"
+    name = f"step-00000004/{file}"
     data = bytearray(run_folder.read(name))
     data[int(at * len(data))] ^= 1
     run_folder.put(name, bytes(data))
-    with pytest.raises(CorruptObject, match=r"step-00000004/state\.pt: expected SHA-256 .* delete the folder"):
+    with pytest.raises(CorruptObject, match=rf"step-00000004/{re.escape(file)}: expected .* delete the output"):
         load_newest(run_folder)
     for info in list(run_folder.list("step-00000004")):
         run_folder.delete(info.key)
