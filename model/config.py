@@ -48,6 +48,9 @@ class StudentConfig(RecipeModel):
     neighbour_heads: int = Field(default=0, ge=0)
     """Key-value heads of each layer that, freshly drawn, look at a neighbouring place, see
     `model.attention.neighbour_biases`. 0, as published, draws no head so."""
+    recent_text_heads: int = Field(default=0, ge=0)
+    """Key-value heads of each layer, behind those, that, freshly drawn, look at the last few tokens of the
+    text, see `model.attention.recent_text_biases`. 0, as published, draws no head so."""
     patch_size_px: int = Field(default=16, gt=0)
     """Side of a square patch, in px of the resized image."""
     max_side_px: int = Field(default=1024, gt=0)
@@ -94,10 +97,10 @@ class StudentConfig(RecipeModel):
             raise ValueError(
                 f"num_key_value_heads: expected a divisor of {self.num_attention_heads}, got {self.num_key_value_heads}"
             )
-        if self.neighbour_heads > self.num_key_value_heads:
+        if self.neighbour_heads + self.recent_text_heads > self.num_key_value_heads:
             raise ValueError(
-                f"neighbour_heads: expected at most num_key_value_heads {self.num_key_value_heads}, "
-                f"got {self.neighbour_heads}"
+                f"neighbour_heads + recent_text_heads: expected at most num_key_value_heads "
+                f"{self.num_key_value_heads}, got {self.neighbour_heads + self.recent_text_heads}"
             )
         if (
             self.mask_stride_px > self.patch_size_px

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.attention import Attention, KeyValueCache, neighbour_biases, prefix_mask
+from model.attention import Attention, KeyValueCache, neighbour_biases, prefix_mask, recent_text_biases
 from model.config import StudentConfig
 from model.positions import rotary_embedding
 from model.upsample import MaskFeatures
@@ -112,7 +112,9 @@ class PixelSail(nn.Module):
             if not isinstance(module, nn.Embedding) and module.bias is not None:
                 module.bias.zero_()
         for attention in (module for module in self.modules() if isinstance(module, Attention)):
-            neighbour_biases(attention, self.config.rope_theta, self.config.neighbour_heads, generator)
+            theta, num_neighbours = self.config.rope_theta, self.config.neighbour_heads
+            neighbour_biases(attention, theta, num_neighbours, generator)
+            recent_text_biases(attention, theta, num_neighbours, self.config.recent_text_heads, generator)
         return self
 
     def embed(self, inputs: StudentInputs) -> Float[Tensor, "batch tokens dim"]:

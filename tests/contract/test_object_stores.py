@@ -29,7 +29,7 @@ def _load(path: Path, name: str) -> ModuleType:
 
 # The server of the end-to-end tests, whose fixtures pytest shows only to tests beside them.
 _end_to_end = _load(Path(__file__).parents[1] / "e2e" / "conftest.py", "end_to_end_fixtures")
-s3_server = _end_to_end.s3_server
+s3_server, possible_s3_server = _end_to_end.s3_server, _end_to_end.possible_s3_server
 
 
 class TestLocalObjects(ObjectStoreContract):

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.attention import Attention, KeyValueCache, neighbour_biases, prefix_mask, rotate
+from model.attention import Attention, KeyValueCache, neighbour_biases, prefix_mask, recent_text_biases, rotate
 from model.config import StudentConfig
-from model.positions import rotary_embedding
+from model.positions import conversation_positions, rotary_embedding
 
 
 def row(*values: int) -> torch.Tensor:
@@ -145,3 +145,23 @@ def test_neighbour_heads_look_one_place_further(config: StudentConfig) -> None:
         assert not attention.q_proj.bias[64:].any()
         assert not attention.k_proj.bias[32:].any()
     assert len(offsets) > 5
+
+
+def test_recent_text_heads_see_the_question_and_not_the_picture(config: StudentConfig) -> None:
+    """The last of 9 tokens behind an 8 x 8 picture gives them 0.80 to 0.94 of its attention; 0.12 if it were even."""
+    sizes = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4, "rope_theta": 10.0}
+    config = config.model_copy(update=sizes)
+    rotary = rotary_embedding(conversation_positions(1, (8, 8), 10)[:, None], 32, 10.0)
+    for seed in range(5):
+        attention = Attention(config, 0)
+        for projection in (attention.q_proj, attention.k_proj):
+            torch.nn.init.zeros_(projection.bias)
+        recent_text_biases(attention, 10.0, 1, 2, torch.Generator().manual_seed(seed))
+        queries = rotate(attention.q_proj.bias.view(1, 4, 1, 32).expand(1, 4, 75, 32), *rotary)
+        keys = rotate(attention.k_proj.bias.view(1, 4, 1, 32).expand(1, 4, 75, 32), *rotary)
+        weights = (queries[0, :, -1:] @ keys[0].transpose(1, 2) / 32**0.5).softmax(-1)[:, 0]
+        assert (weights[1:3, -9:].sum(1) > 0.75).all()
+        assert weights[1:3].max().item() < 0.5
+        assert weights[0].max().item() == pytest.approx(1 / 75)
+        assert not attention.k_proj.bias[:32].any()
+        assert not attention.k_proj.bias[96:].any()
