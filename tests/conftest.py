@@ -10,6 +10,7 @@ import pytest
 from jobs.session import set_ray_environment
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is first imported
 set_ray_environment()
 
 
