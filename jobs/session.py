@@ -69,8 +69,9 @@ def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Generator[None
     """
     set_ray_environment()
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # what Ray does by itself, but then with a warning
+    if address == "local" and "ray" not in sys.modules:
+        # What Ray does by itself, but then with a warning; once imported, it no longer looks.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     if ray.is_initialized():
