@@ -24,8 +24,8 @@ _NO_TARGET = f"No target {SEG}."
 _QUESTIONS: dict[WordingStyle, dict[Task, tuple[str, ...]]] = {
     "short": {
         Task.REFERRING: ("{text}",),
-        Task.SEMANTIC: ("{text}: semantic",),
-        Task.INSTANCE: ("{text}: instance",),
+        Task.SEMANTIC: ("semantic: {text}",),
+        Task.INSTANCE: ("instance: {text}",),
         Task.CATEGORY: ("name <region1>",),
         Task.DESCRIPTION: ("describe <region1>",),
         Task.CAPTION: ("describe the image",),

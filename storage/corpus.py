@@ -63,7 +63,8 @@ _Row: TypeAlias = dict[str, Any]
 
 _GROUP_BYTES = 2 * 2**20  # a random read of one image fetches one row group
 _MAX_GROUP_ROWS = {"images": 64, "samples": 4096, "rejects": 65536}
-_CACHED_GROUPS = 16
+_CACHED_BYTES = 256 * 2**20
+"""Encoded images that a reader keeps: a whole small corpus, some hundred row groups of a large one."""
 _DICTIONARY = ["family", "task", "split", "media_type", "source_file", "reason"]
 
 
@@ -388,6 +389,7 @@ class Corpus:
         self._groups: list[tuple[FileEntry, int]] = []
         self._first_rows: list[int] = []
         self._cache: OrderedDict[int, list[ImageRecord]] = OrderedDict()
+        self._cached_bytes = 0
 
     @classmethod
     def open(cls, url: str | os.PathLike[str] | Objects) -> Corpus:
@@ -468,10 +470,17 @@ class Corpus:
                 return self._cache[group]
         images = table_to_images(self._images.read_group(*self._groups[group]))
         with self._lock:
+            if group not in self._cache:
+                self._cached_bytes += _size_bytes(images)
             self._cache[group] = images
-            if len(self._cache) > _CACHED_GROUPS:
-                self._cache.popitem(last=False)
+            while self._cached_bytes > _CACHED_BYTES and len(self._cache) > 1:
+                _, oldest = self._cache.popitem(last=False)
+                self._cached_bytes -= _size_bytes(oldest)
         return images
+
+
+def _size_bytes(images: Sequence[ImageRecord]) -> int:
+    return sum(len(image.data or b"") for image in images)
 
 
 def _under(manifest: Manifest, folder: str) -> list[FileEntry]:

@@ -168,6 +168,11 @@ class Score:
     num_samples: int
     num_images: int
 
+    @property
+    def overall(self) -> bool:
+        """Over everything, not over one family, task and split."""
+        return self.family is None
+
 
 class Wording(Protocol):
     """Frames the facts of one turn as the question that the student is asked."""

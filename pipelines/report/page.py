@@ -24,8 +24,10 @@ from pipelines.report.scores import (
     promises,
     reject_groups,
     relabelled_splits,
+    score_bar,
     score_rows,
     seconds_text,
+    variant_text,
 )
 from storage.keys import Json, content_key
 from storage.manifest import FileEntry, Manifest, publish, read_manifest
@@ -139,6 +141,7 @@ def render_report(inputs: ReportInputs) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"score_bar": score_bar, "variant_text": variant_text}
     return environment.from_string(_resource("page.html.j2"))
 
 

@@ -9,7 +9,7 @@ from typing import cast
 
 from markupsafe import Markup
 
-from pipelines.evaluation.records import Variant
+from pipelines.evaluation.records import Score, Variant
 from pipelines.report.charts import interval_bar, line_chart, number
 from pipelines.report.inputs import Target
 from storage.corpus import Corpus
@@ -20,15 +20,16 @@ __all__ = [
     "Examined",
     "Promise",
     "RejectGroup",
-    "ScoreRow",
     "count_table",
     "examined",
     "loss_curves",
     "promises",
     "reject_groups",
     "relabelled_splits",
+    "score_bar",
     "score_rows",
     "seconds_text",
+    "variant_text",
 ]
 
 _HEADLINE_METRICS = ("cIoU", "attribute_accuracy", "accuracy")
@@ -58,46 +59,14 @@ _EXAMPLES_PER_REASON = 3
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreRow:
-    """One score as it stands in a manifest's facts."""
-
-    benchmark: str
-    variant: Variant
-    family: str | None
-    task: str | None
-    split: str | None
-    metric: str
-    value: float
-    low: float
-    high: float
-    num_samples: int
-    num_images: int
-
-    @property
-    def overall(self) -> bool:
-        """Over everything, not over one family, task and split."""
-        return self.family is None
-
-    @property
-    def bar(self) -> Markup:
-        """The score with its interval, drawn."""
-        return interval_bar(self.value, self.low, self.high)
-
-    @property
-    def variant_text(self) -> str:
-        """The variant in words."""
-        return _VARIANT_TEXT[self.variant]
-
-
-@dataclass(frozen=True, slots=True)
 class Examined:
     """The main score of one benchmark, with its variants."""
 
     benchmark: str
     metric: str
     meaning: str
-    main: ScoreRow
-    variants: tuple[ScoreRow, ...]
+    main: Score
+    variants: tuple[Score, ...]
     """The main score first, then the controls."""
 
 
@@ -130,15 +99,25 @@ class RejectGroup:
     examples: tuple[tuple[str, str, str], ...]
 
 
-def score_rows(evaluations: Iterable[Manifest]) -> list[ScoreRow]:
+def score_bar(row: Score) -> Markup:
+    """A score with its interval, drawn."""
+    return interval_bar(row.value, row.low, row.high)
+
+
+def variant_text(row: Score) -> str:
+    """The variant of a score in words."""
+    return _VARIANT_TEXT[row.variant]
+
+
+def score_rows(evaluations: Iterable[Manifest]) -> list[Score]:
     """All scores of some evaluations, as their manifests tell them."""
-    rows: list[ScoreRow] = []
+    rows: list[Score] = []
     for manifest in evaluations:
         for fact in cast("Sequence[Mapping[str, object]]", manifest.facts.get("scores", ())):
             value = cast(float, fact["value"])
             low, high = (value if fact[end] is None else cast(float, fact[end]) for end in ("low", "high"))
             rows.append(
-                ScoreRow(
+                Score(
                     benchmark=str(fact["benchmark"]),
                     variant=Variant(fact["variant"]),
                     family=cast("str | None", fact["family"]),
@@ -155,7 +134,7 @@ def score_rows(evaluations: Iterable[Manifest]) -> list[ScoreRow]:
     return rows
 
 
-def examined(rows: Sequence[ScoreRow]) -> list[Examined]:
+def examined(rows: Sequence[Score]) -> list[Examined]:
     """The main score of each benchmark, in the order of the recipe."""
     found: list[Examined] = []
     for benchmark in dict.fromkeys(row.benchmark for row in rows):
@@ -168,12 +147,12 @@ def examined(rows: Sequence[ScoreRow]) -> list[Examined]:
     return found
 
 
-def promises(targets: Sequence[Target], rows: Sequence[ScoreRow]) -> list[Promise]:
+def promises(targets: Sequence[Target], rows: Sequence[Score]) -> list[Promise]:
     """What became of the targets."""
     return [_promise(target, rows) for target in targets]
 
 
-def _promise(target: Target, rows: Sequence[ScoreRow]) -> Promise:
+def _promise(target: Target, rows: Sequence[Score]) -> Promise:
     def score_of(variant: Variant) -> float | None:
         place = (target.benchmark, variant, target.metric)
         found = [r.value for r in rows if r.overall and (r.benchmark, r.variant, r.metric) == place]

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from storage.recipe import RecipeModel
 
-__all__ = ["KindWeights", "ScenesConfig", "ShapeName", "SplitName", "SplitSizes"]
+__all__ = ["KindWeights", "Radii", "ScenesConfig", "ShapeName", "SplitName", "SplitSizes"]
 
 ShapeName = Literal["circle", "square", "triangle", "ring", "star", "cross", "diamond", "heart"]
 """The shapes that can be drawn."""
@@ -69,6 +69,27 @@ class KindWeights(RecipeModel):
         }
 
 
+class Radii(RecipeModel):
+    """Radii from least to most of each size, as shares of the picture's side (a radius is the half extent)."""
+
+    small: tuple[float, float] = (0.07, 0.09)
+    """Of a small object."""
+    large: tuple[float, float] = (0.14, 0.19)
+    """Of a large object."""
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        for name, (least, most) in (("small", self.small), ("large", self.large)):
+            if not 0.03 <= least <= most <= 0.3:
+                raise ValueError(f"{name}: expected radii from least to most in 0.03 to 0.3, got {[least, most]}")
+        if self.large[0] < 1.4 * self.small[1]:
+            raise ValueError(
+                f"large: expected at least 1.4 times the largest small radius, {self.small[1]}, so that the words "
+                f"can be told apart; got {self.large[0]}"
+            )
+        return self
+
+
 class ScenesConfig(RecipeModel):
     """Pictures of coloured shapes with exact masks, and expressions that need more than one word.
 
@@ -97,8 +118,8 @@ class ScenesConfig(RecipeModel):
     """How often each kind of single-target expression is tried."""
     shapes: tuple[ShapeName, ...] = get_args(ShapeName)
     """Shapes that occur, four or more. A small student learns to tell colours apart at once and shapes late."""
-    object_scale: float = Field(1.0, ge=0.5, le=1.5)
-    """Factor on the radii of all objects; at 1 a small one has 0.07 to 0.09 of the side, a large one twice that."""
+    radii: Radii = Radii()
+    """How large small and large objects are."""
     textures: tuple[Literal["plain", "striped", "dotted"], ...] = ("plain", "striped", "dotted")
     """Textures of objects; `plain` is drawn twice as often as any other."""
     background: Literal["plain", "textured"] = "textured"

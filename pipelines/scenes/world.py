@@ -27,7 +27,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (248, 248, 248),
 }
 TEXTURES = ("plain", "striped", "dotted")
-SIZES: dict[str, tuple[float, float]] = {"small": (0.07, 0.09), "large": (0.14, 0.19)}
+SIZES = ("small", "large")
 
 # Radians each shape may turn: a square that turns far looks like a diamond, a heart like a triangle.
 _TURN = {"circle": 0.0, "ring": 0.0, "square": 0.2, "diamond": 0.15, "cross": 0.3, "heart": 0.3, "star": 0.6}
@@ -160,7 +160,7 @@ def _twin(chance: Chance, config: ScenesConfig, origin: SceneObject) -> SceneObj
 
 
 def _place(chance: Chance, config: ScenesConfig, look: SceneObject, placed: list[SceneObject]) -> SceneObject | None:
-    radius = chance.between(*SIZES[look.size]) * config.object_scale
+    radius = chance.between(*(config.radii.large if look.size == "large" else config.radii.small))
     neighbours = [other for other in placed if other.colour != look.colour]
     may_touch = bool(neighbours) and chance.happens(config.occlusion_share)
     low = radius * _REACH[look.shape] + _EDGE

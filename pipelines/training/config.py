@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, cast
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from model.config import StudentConfig
 from storage.keys import Json, content_key
@@ -45,6 +45,18 @@ class MixtureEntry(RecipeModel):
     replacement where the image has fewer; an image with a single one gets a single turn."""
     repeats: float = Field(default=1.0, gt=0)
     """Conversations per image and epoch; a fraction takes a share of the images."""
+    task_weights: dict[Task, float] = Field(default_factory=dict)
+    """How likely a sample of a task is drawn beside one of a task that isn't named here, which counts 1."""
+
+    @field_validator("task_weights")
+    @classmethod
+    def _positive(cls, weights: dict[Task, float]) -> dict[Task, float]:
+        for task, weight in weights.items():
+            if not 0 < weight < float("inf"):
+                raise ValueError(
+                    f"{task}: expected a weight above 0, got {weight}; leave a task out of `tasks` instead"
+                )
+        return weights
 
 
 class TrainingConfig(RecipeModel):

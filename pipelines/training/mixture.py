@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.training.config import TrainingConfig
+from pipelines.training.config import MixtureEntry, TrainingConfig
 from storage.errors import DataError
 from storage.schema import Sample
 
@@ -31,6 +31,8 @@ class RowSource:
     """Turns to draw."""
     repeats: float
     """Conversations per epoch."""
+    weights: tuple[float, ...] | None = None
+    """Chance of each sample to be drawn, relative to the others; None: all alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +95,31 @@ def build_mixture(samples: Iterable[Sample], config: TrainingConfig) -> Mixture:
                 f"{[str(task) for task in entry.tasks] or 'any'} in splits {list(config.splits)}, found none among "
                 f"{len(all_samples)}; curate a source that has them or leave the entry out"
             )
-        sources += _group(chosen, entry.turns_per_row, entry.repeats)
+        sources += _group(chosen, entry)
     repeats = np.array([source.repeats for source in sources], np.float64)
     counts = np.floor(repeats).astype(np.int64)
     return Mixture(tuple(sources), counts, repeats - counts)
 
 
-def _group(samples: Sequence[Sample], turns_per_row: int, repeats: float) -> list[RowSource]:
+def _group(samples: Sequence[Sample], entry: MixtureEntry) -> list[RowSource]:
     by_image: dict[str | None, list[Sample]] = defaultdict(list)
     whole: list[RowSource] = []
     for sample in samples:
         if len(sample.turns) == 1 and sample.image_id is not None:
             by_image[sample.image_id].append(sample)
         else:
-            whole.append(RowSource(sample.image_id, (sample,), len(sample.turns), repeats))
-    grouped = [
-        RowSource(image_id, tuple(sorted(group, key=lambda sample: sample.sample_id)), turns_per_row, repeats)
-        for image_id, group in sorted(by_image.items(), key=lambda item: str(item[0]))
-    ]
+            whole.append(RowSource(sample.image_id, (sample,), len(sample.turns), entry.repeats))
+    grouped: list[RowSource] = []
+    for image_id, group in sorted(by_image.items(), key=lambda item: str(item[0])):
+        group.sort(key=lambda sample: sample.sample_id)
+        weights = tuple(entry.task_weights.get(sample.task, 1.0) for sample in group)
+        grouped.append(
+            RowSource(
+                image_id,
+                tuple(group),
+                entry.turns_per_row,
+                entry.repeats,
+                weights if len(set(weights)) > 1 else None,
+            )
+        )
     return grouped + sorted(whole, key=lambda source: source.samples[0].sample_id)

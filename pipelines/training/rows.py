@@ -13,7 +13,7 @@ from model.visual_prompt import largest_first
 from model.wordings import WordingStyle, answer_of, question_of
 from pipelines.training.mixture import RowSource
 from storage.errors import DataError
-from storage.masks import decode_mask, union
+from storage.masks import decode_mask
 from storage.prompts import prompt_mask
 from storage.schema import Sample
 
@@ -66,10 +66,15 @@ def draw_conversation(
                 f"sample {sample.sample_id}: expected fewer than {num_prompt_tokens} visual prompts, got "
                 f"{len(sample.prompts)}; raise student.num_visual_prompts"
             )
-        own = [numbers.pop() for _ in sample.prompts]
-        prompts += [
-            (number, prompt_mask(p, sample.regions, *size_px)) for number, p in zip(own, sample.prompts, strict=True)
-        ]
+        own: list[int] = []
+        for prompt in sample.prompts:
+            mask = prompt_mask(prompt, sample.regions, *size_px)
+            # One object has one prompt, however many turns point at it: painted twice, the first would be lost.
+            number = next((number for number, painted in prompts if np.array_equal(painted, mask)), None)
+            if number is None or number in own:
+                number = numbers.pop()
+                prompts.append((number, mask))
+            own.append(number)
         sample_ids.append(sample.sample_id)
         for index in turn_indices:
             turns.append(_wording(sample, index, own, style, rng))
@@ -87,7 +92,8 @@ def _draw_samples(source: RowSource, rng: np.random.Generator) -> list[tuple[Sam
         return [(source.samples[0], list(range(len(source.samples[0].turns))))]
     replace = len(source.samples) < source.num_turns
     num_turns = source.num_turns if len(source.samples) > 1 else 1
-    chosen = rng.choice(len(source.samples), num_turns, replace=replace and num_turns > 1)
+    chances = None if source.weights is None else np.asarray(source.weights) / sum(source.weights)
+    chosen = rng.choice(len(source.samples), num_turns, replace=replace and num_turns > 1, p=chances)
     return [(source.samples[int(index)], [0]) for index in chosen]
 
 
@@ -106,4 +112,4 @@ def _wording(
 def _target(sample: Sample, target: tuple[int, ...], size_px: tuple[int, int]) -> NDArray[np.bool_]:
     if not target:
         return np.zeros(size_px, np.bool_)
-    return decode_mask(union(sample.regions[index].mask for index in target))
+    return np.logical_or.reduce([decode_mask(sample.regions[index].mask) for index in target])

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 import traceback
 import uuid
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -16,20 +13,6 @@ from storage.errors import InfrastructureError
 from storage.features import FeatureStore
 from storage.objects import Objects
 from storage.testing import ObjectStoreContract, example_features, publish_example_part
-
-
-def _load(path: Path, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-# The server of the end-to-end tests, whose fixtures pytest shows only to tests beside them.
-_end_to_end = _load(Path(__file__).parents[1] / "e2e" / "conftest.py", "end_to_end_fixtures")
-s3_server, possible_s3_server = _end_to_end.s3_server, _end_to_end.possible_s3_server
 
 
 class TestLocalObjects(ObjectStoreContract):
@@ -103,8 +86,8 @@ def test_wrong_credentials_name_the_variables_not_their_values(
         assert not [value for value in values if value in told]
 
 
-def test_an_unreachable_endpoint_is_named(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{_end_to_end.free_port()}")
+def test_an_unreachable_endpoint_is_named(s3_bucket: str, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port}")
     monkeypatch.setattr("storage.objects._RETRY", {"max_retries": 1})
     with pytest.raises(InfrastructureError, match="endpoint unreachable; check AWS_ENDPOINT_URL"):
         Objects.open(f"{s3_bucket}/prefix").read("a")

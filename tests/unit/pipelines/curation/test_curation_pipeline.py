@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,18 +21,6 @@ from storage.objects import Objects
 _SOURCES = ({"kind": "refcoco"}, {"kind": "grefcoco"}, {"kind": "osprey"})
 
 
-@pytest.fixture(scope="module")
-def _ray() -> Iterator[None]:
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def _config(root: str) -> CurationConfig:
     scenes = ScenesConfig(size_px=64, splits=SplitSizes(train=10, val=2))
     generate(scenes, Objects.open(root), NullProgress())
@@ -45,7 +32,7 @@ def _bytes_of(objects: Objects) -> dict[str, bytes]:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_ray_writes_the_same_bytes(tmp_path: Path) -> None:
     config = _config(str(tmp_path / "in"))
     local, on_ray = Objects.open(tmp_path / "local"), Objects.open(tmp_path / "ray")

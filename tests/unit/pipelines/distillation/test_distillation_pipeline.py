@@ -3,12 +3,10 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 from pipelines.distillation.config import FeaturesConfig, StudentGrid
@@ -42,17 +40,6 @@ class Recorder:
 
     def update(self, done: int, total: int, **facts: object) -> None:
         self.reports.append((done, total, facts))
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """A session of its own, unless there is one that other tests share."""
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def _image(number: int, torn: bool = False) -> ImageRecord:
@@ -105,7 +92,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, images: list[ImageRecord]) 
 
 @pytest.fixture(scope="module")
 def taught(
-    ray_cluster: None, tmp_path_factory: pytest.TempPathFactory, corpus: Corpus
+    local_ray: None, tmp_path_factory: pytest.TempPathFactory, corpus: Corpus
 ) -> tuple[Objects, Manifest, Recorder]:
     """The store after one undisturbed run, with decoding in tasks of its own."""
     output, progress = Objects.open(str(tmp_path_factory.mktemp("store"))), Recorder()
@@ -204,7 +191,7 @@ def test_new_images_make_a_new_part_and_only_they_are_computed(
 
 
 def test_too_many_rejects_publish_nothing_and_the_students_grid_is_stored(
-    ray_cluster: None, corpus: Corpus, images: list[ImageRecord], tmp_path: Path
+    local_ray: None, corpus: Corpus, images: list[ImageRecord], tmp_path: Path
 ) -> None:
     student = StudentGrid(patch_size_px=16, mask_stride_px=8, max_side_px=48)
     config = CONFIG.model_copy(update={"grid": "student", "student": student, "splits": ("train",)})

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
 import pytest
 
-from jobs.session import ClusterConfig, ray_session
 from pipelines.evaluation.benchmarks.referring import ReferringConfig
 from pipelines.evaluation.benchmarks.regions import DescriptionConfig
 from pipelines.evaluation.config import EvaluationConfig, evaluation_key
@@ -37,12 +35,6 @@ class _Log:
         self.done.append(done)
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with ray_session(ClusterConfig(num_cpus=4)):
-        yield
-
-
 @pytest.fixture
 def load(oracle):
     from ray import cloudpickle
@@ -67,7 +59,7 @@ def checkpoint(tmp_path) -> Objects:
 
 @pytest.mark.ray
 def test_killed_run_continues_and_ends_with_the_same_bytes(
-    session, scenes, save_corpus, checkpoint, load, tmp_path
+    local_ray, scenes, save_corpus, checkpoint, load, tmp_path
 ) -> None:
     corpus = save_corpus(scenes)
     whole, resumed = (Objects.open(str(tmp_path / name)) for name in ("whole", "resumed"))

@@ -71,7 +71,7 @@ def test_attribute_targets_have_a_colour_mate_and_a_shape_mate(scenes: list[Draw
                 assert not any((other.colour, other.shape) == (item.colour, item.shape) for other in others)
 
 
-@pytest.mark.parametrize(("kind", "words"), [("size", tuple(SIZES)), ("texture", TEXTURES)])
+@pytest.mark.parametrize(("kind", "words"), [("size", SIZES), ("texture", TEXTURES)])
 def test_the_decisive_word_is_needed(
     scenes: list[DrawnScene], kind: str, words: tuple[str, ...], denoted: Denoted
 ) -> None:

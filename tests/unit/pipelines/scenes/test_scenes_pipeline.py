@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,20 +16,8 @@ from storage.objects import Objects
 _CONFIG = ScenesConfig(size_px=64, splits=SplitSizes(train=104, val=2))
 
 
-@pytest.fixture(scope="module")
-def _ray() -> Iterator[None]:
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.ray
-@pytest.mark.usefixtures("_ray")
+@pytest.mark.usefixtures("local_ray")
 def test_ray_writes_the_same_bytes(tmp_path: Path) -> None:
     on_ray, local = Objects.open(tmp_path / "ray"), Objects.open(tmp_path / "local")
     write_block(_CONFIG, on_ray, plan_blocks(_CONFIG)[1])  # what an earlier run left

@@ -6,13 +6,35 @@ import itertools
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from pipelines.scenes import DrawnScene, ScenesConfig
-from pipelines.scenes.world import COLOURS, SHAPES, SIZES, sample_scene
+from pipelines.scenes.world import COLOURS, SHAPES, sample_scene
 
 
-def test_sizes_have_a_clear_gap() -> None:
-    assert SIZES["large"][0] >= 1.5 * SIZES["small"][1]
+@pytest.mark.parametrize(
+    ("radii", "complaint"),
+    [
+        ({"small": (0.1, 0.12), "large": (0.15, 0.2)}, "told apart"),
+        ({"small": (0.09, 0.07)}, "from least to most"),
+        ({"large": (0.2, 0.5)}, "from least to most"),
+    ],
+)
+def test_radii_that_make_no_sense_are_refused(radii: dict[str, tuple[float, float]], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        ScenesConfig.model_validate({"splits": {"train": 1}, "radii": radii})
+
+
+def test_radii_follow_the_recipe() -> None:
+    config = ScenesConfig.model_validate(
+        {"splits": {"train": 1}, "radii": {"small": (0.1, 0.12), "large": (0.17, 0.2)}}
+    )
+    wanted = {"small": config.radii.small, "large": config.radii.large}
+    sampled = [scene for index in range(20) if (scene := sample_scene(config, "train", index)) is not None]
+    assert sampled
+    for item in (item for scene in sampled for item in scene.objects):
+        least, most = wanted[item.size]
+        assert least <= item.radius <= most
 
 
 def test_colours_are_well_separated() -> None:

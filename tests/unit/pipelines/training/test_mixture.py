@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from pipelines.training.config import MixtureEntry, TrainingConfig
 from pipelines.training.mixture import Place, build_mixture, row_generator
@@ -124,3 +125,21 @@ def test_an_empty_part_is_refused_by_its_number() -> None:
         build_mixture(SAMPLES, config(*entries))
     with pytest.raises(DataError, match="found none among 0"):
         build_mixture([], config())
+
+
+def test_a_task_of_more_weight_is_drawn_more_often() -> None:
+    samples = [sample("word", "a"), *(sample(f"talk{i}", "a", "talk", Task.SEMANTIC) for i in range(3))]
+    [source] = build_mixture(samples, config(MixtureEntry(task_weights={Task.REFERRING: 6.0}))).sources
+    assert dict(zip([s.sample_id for s in source.samples], source.weights or (), strict=True)) == {
+        "word": 6.0,
+        "talk0": 1.0,
+        "talk1": 1.0,
+        "talk2": 1.0,
+    }
+    [plain] = build_mixture(samples, config(MixtureEntry(task_weights={Task.CAPTION: 2.0}))).sources
+    assert plain.weights is None
+
+
+def test_a_weight_of_zero_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"referring: expected a weight above 0"):
+        MixtureEntry(task_weights={Task.REFERRING: 0.0})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -90,8 +91,33 @@ def test_turns_are_drawn_without_repeats_while_there_are_enough() -> None:
     assert len({draw(*pool, turns=5, seed=seed).sample_ids for seed in range(5)}) > 1
 
 
+def test_weights_decide_how_often_a_sample_is_drawn() -> None:
+    pool = tuple(sample(f"s{n}", Task.REFERRING, Turn(text=str(n), targets=((n,),))) for n in range(3))
+    drawn: Counter[str] = Counter()
+    for seed in range(600):
+        source = RowSource("i", pool, 2, 1.0, weights=(8.0, 1.0, 1.0))
+        drawn.update(draw_conversation(source, SIZE, 8, 0.0, "short", np.random.default_rng(seed)).sample_ids)
+    assert drawn["s0"] / 600 == pytest.approx(0.8 + 0.2 * 8 / 9, abs=0.03)
+    assert drawn["s1"] / 600 == pytest.approx(drawn["s2"] / 600, abs=0.08)
+
+
+def pointing(name: str, *regions: int) -> Sample:
+    prompts = tuple(VisualPrompt(kind=PromptKind.MASK, region=number) for number in regions)
+    return replace(described(name), prompts=prompts)
+
+
+def test_turns_on_one_object_share_its_token() -> None:
+    for seed in range(10):
+        found = draw(pointing("a", 0), pointing("b", 1), pointing("c", 0), turns=3, seed=seed)
+        assert len(found.visual_prompts) == 2
+        asked = dict(zip(found.sample_ids, (question for question, _ in found.turns), strict=True))
+        assert asked["a"] == asked["c"] != asked["b"]
+    twice = draw(replace(pointing("a", 0, 0), turns=(Turn(text="<region1> <region2>?", answer="yes"),)))
+    assert len(set(twice.turns[0][0].removesuffix("?").split())) == 2
+
+
 def test_prompts_get_tokens_of_their_own() -> None:
-    pool = [described(f"s{n}") for n in range(3)]
+    pool = [pointing(f"s{n}", n) for n in range(3)]
     for seed in range(10):
         found = draw(*pool, turns=3, seed=seed)
         numbers = [number for number, _ in found.visual_prompts]
@@ -139,10 +165,10 @@ def test_share_of_absent_prompts() -> None:
 
 
 def test_a_row_ends_when_its_prompt_tokens_do() -> None:
-    pool = [described(f"s{n}", prompts=2) for n in range(5)]
-    found = draw(*pool, turns=5, tokens=6)
+    pool = [pointing(f"s{n}", n) for n in range(3)]
+    found = draw(*pool, turns=3, tokens=3)
     assert len(found.turns) == 2
-    assert len(found.visual_prompts) == 4
+    assert len(found.visual_prompts) == 2
 
 
 def test_too_many_prompts_for_the_student() -> None:
