@@ -108,6 +108,9 @@ class PixelSail(nn.Module):
             if name.startswith(("mask_features", "seg_query", "vis_embed", "vp_embed", "distillation_heads")):
                 transposed = isinstance(module, nn.ConvTranspose2d)
                 std = (len(module.weight) if transposed else module.weight[0].numel()) ** -0.5
+            if name == "vp_embed":
+                # Its inputs are token embeddings, of this scale; beside pixels, of scale 1, a prompt would be lost.
+                std /= self.config.initializer_range
             module.weight.normal_(0.0, std, generator=generator)
             if not isinstance(module, nn.Embedding) and module.bias is not None:
                 module.bias.zero_()

@@ -23,9 +23,11 @@ MOMENTS = (
     (r"jobs\.flow: scenes begins", 0.05),
     (r"jobs\.flow: curate begins", 1.0),
     (r"jobs\.flow: teach mask2former begins", 2.0),
+    (r"jobs\.flow: teach sam2 begins", 1.0),
     (r"jobs\.flow: train begins", 1.0),
     (r"^train +\d+/60 steps", 0.1),
     (r"^evaluate +\d+/\d+ questions", 1.0),
+    (r"jobs\.flow: report begins", 0.05),
 )
 """What the run has just said when it is killed, and how many seconds later."""
 

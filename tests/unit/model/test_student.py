@@ -191,3 +191,11 @@ def test_neighbour_heads_are_drawn_by_recipe(config: StudentConfig) -> None:
     biases = [layer.self_attn.k_proj.bias for layer in drawn.layers]
     assert all(bias.any() for bias in biases)
     assert not biases[0].equal(biases[1])
+
+
+def test_a_fresh_student_sees_prompts_as_strongly_as_pixels(config: StudentConfig) -> None:
+    wide = config.model_copy(update={"hidden_size": 256, "distillation": ()})
+    student = PixelSail(wide).init_weights(torch.Generator().manual_seed(0))
+    patches = torch.randn(64, 3 * wide.patch_size_px**2, generator=torch.Generator().manual_seed(1))
+    prompts = student.vp_embed(student.embed_tokens.weight)
+    assert prompts.std().item() == pytest.approx(student.vis_embed(patches).std().item(), rel=0.2)
