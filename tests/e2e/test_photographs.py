@@ -36,7 +36,10 @@ def few_photographs(source: Path, folder: Path) -> set[int]:
         pickle.dumps([reference for reference in chosen if reference["image_id"] in image_ids])
     )
     (folder / "refcoco/instances.json").write_bytes((source / "refcoco/instances.json").read_bytes())
-    (folder / "images").symlink_to(source / "images")
+    (folder / "images/train2014").mkdir(parents=True)
+    for image_id in image_ids:
+        name = f"images/train2014/COCO_train2014_{image_id:012d}.jpg"
+        (folder / name).write_bytes((source / name).read_bytes())
     return image_ids
 
 
