@@ -186,6 +186,22 @@ def test_large_images_spread_over_row_groups(objects: Objects) -> None:
     assert found == [images[number] for number in order]
 
 
+def test_keeps_the_row_groups_read_last_as_far_as_their_bytes_go(
+    objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [_image(number, 1000) for number in range(4)]
+    entries = [write_images(objects, str(number), [image]) for number, image in enumerate(images)]
+    corpus = _publish(objects, entries)
+    monkeypatch.setattr("storage.corpus._CACHED_BYTES", 3000)
+    for number in (0, 1, 2, 0, 3):  # 3 needs room: 1 was used longest ago
+        corpus.image(images[number].image_id)
+    for entry in entries:
+        objects.delete(entry.path)
+    assert [corpus.image(images[number].image_id) for number in (0, 2, 3)] == [images[n] for n in (0, 2, 3)]
+    with pytest.raises((CorruptObject, ObjectNotFound), match=r"images/1\.parquet"):
+        corpus.image(images[1].image_id)
+
+
 def test_an_empty_corpus(objects: Objects) -> None:
     corpus = _publish(objects, [write_samples(objects, "0", []), write_images(objects, "0", [])])
     assert list(corpus.samples()) == []
