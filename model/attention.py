@@ -5,7 +5,6 @@ Shapes: batch B, tokens L (queries) and M (keys), query heads H, key-value heads
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 from model.config import StudentConfig
 
-__all__ = ["Attention", "KeyValueCache", "neighbour_biases", "prefix_mask", "recent_text_biases"]
+__all__ = ["Attention", "KeyValueCache", "prefix_mask", "rotate"]
 
 
 def prefix_mask(
@@ -88,92 +87,6 @@ class Attention(nn.Module):
             keys, values = cache.append(self.layer, keys, values)
         attended = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
         return self.o_proj(attended.transpose(1, 2).flatten(2))
-
-
-@torch.no_grad()
-def neighbour_biases(attention: Attention, theta: float, num_heads: int, generator: torch.Generator) -> None:
-    """Draws query and key biases so that some heads begin by looking at a neighbouring place.
-
-    With q = R(d) k for a rotary turn R and an offset d, the score of two places is largest where they
-    lie d apart, whatever they hold: the head starts as one tap of a 3 x 3 convolution (the idea of
-    ConViT, arXiv 2103.10697, here without new parameters). A student that starts from nothing then
-    needn't discover first that neighbouring patches belong together.
-
-    Args:
-        attention: the layer to draw; its other biases stay as they are.
-        theta: base of the rotary frequencies; small enough that one column is a visible turn.
-        num_heads: key-value heads to draw, each with all its query heads.
-        generator: draws phases and offsets.
-    """
-    amplitudes = torch.full((attention.head_dim // 2,), _amplitude(attention.head_dim, attention.head_dim // 2))
-    for head in range(num_heads):
-        _look_at_offsets(
-            attention, theta, head, amplitudes, generator, lambda: torch.randint(-1, 2, (2,), generator=generator)
-        )
-
-
-@torch.no_grad()
-def recent_text_biases(
-    attention: Attention, theta: float, first_head: int, num_heads: int, generator: torch.Generator
-) -> None:
-    """Draws query and key biases so that some heads begin by looking at the last few tokens of the text.
-
-    Without them a `[SEG]` spreads its attention over the whole picture, one word is worth one part in
-    a hundred of its query, and a student that starts from nothing takes long to find that words
-    matter. Only the slower half of the frequencies is used: it tells the last ten tokens from the
-    picture before them, but not one of them from the next.
-
-    Args:
-        attention: the layer to draw; its other biases stay as they are.
-        theta: base of the rotary frequencies.
-        first_head: first key-value head to draw.
-        num_heads: key-value heads to draw, each with all its query heads.
-        generator: draws phases and offsets of 4 to 6 tokens.
-    """
-    quarter = attention.head_dim // 4
-    amplitudes = torch.zeros(2 * quarter)
-    amplitudes[quarter:] = _amplitude(attention.head_dim, quarter)
-    for head in range(first_head, first_head + num_heads):
-        _look_at_offsets(
-            attention,
-            theta,
-            head,
-            amplitudes,
-            generator,
-            lambda: -torch.randint(4, 7, (1,), generator=generator).repeat(2),
-        )
-
-
-_SCORE = 8.0
-"""Score of such a head at the offset itself."""
-
-
-def _amplitude(head_dim: int, num_pairs: int) -> float:
-    """Length of each rotary pair for which `num_pairs` of them sum to the wanted score."""
-    return (_SCORE * head_dim**0.5 / num_pairs) ** 0.5
-
-
-def _look_at_offsets(
-    attention: Attention,
-    theta: float,
-    head: int,
-    amplitudes: Float[Tensor, " pairs"],
-    generator: torch.Generator,
-    draw_offset: Callable[[], Tensor],
-) -> None:
-    """Sets the key bias of one head at random phases, and its query biases turned by (rows, columns)."""
-    dim = attention.head_dim
-    frequencies = theta ** -(torch.arange(0, dim, 2) / dim)
-    keys, queries = attention.k_proj.bias, attention.q_proj.bias
-    queries_per_key = len(queries) // len(keys)
-    phases = 2 * torch.pi * torch.rand(dim // 2, generator=generator)
-    keys[head * dim : (head + 1) * dim] = torch.cat([amplitudes * phases.cos(), amplitudes * phases.sin()])
-    for query_head in range(head * queries_per_key, (head + 1) * queries_per_key):
-        row, column = draw_offset().tolist()
-        turned = phases + torch.cat([frequencies[: dim // 4] * row, frequencies[dim // 4 :] * column])
-        queries[query_head * dim : (query_head + 1) * dim] = torch.cat(
-            [amplitudes * turned.cos(), amplitudes * turned.sin()]
-        )
 
 
 def rotate(

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from storage.recipe import RecipeModel
 
-__all__ = ["DistillationHead", "StudentConfig"]
+__all__ = ["DistillationHead", "InitialHeads", "StudentConfig"]
 
 
 class DistillationHead(RecipeModel):
@@ -21,6 +21,21 @@ class DistillationHead(RecipeModel):
     source: Literal["mask_features", "patches"]
     """`mask_features`: the upsampled mask features (as for Mask2Former); `patches`: the
     low-resolution hidden states of the patches (as for SAM2)."""
+
+
+class InitialHeads(RecipeModel):
+    """Key-value heads of each layer by what they look at when freshly drawn, see `model.initial_heads`."""
+
+    neighbours: int = Field(default=0, ge=0)
+    """Heads that look at a neighbouring place."""
+    recent_text: int = Field(default=0, ge=0)
+    """Heads that look at the last few tokens of the text."""
+    prompted_patches: int = Field(default=0, ge=0)
+    """Heads that look at the patches of the visual prompt that a token names."""
+
+    def total(self) -> int:
+        """Heads that are drawn so."""
+        return self.neighbours + self.recent_text + self.prompted_patches
 
 
 class StudentConfig(RecipeModel):
@@ -45,12 +60,8 @@ class StudentConfig(RecipeModel):
     """Epsilon of the RMSNorm."""
     initializer_range: float = Field(default=0.02, gt=0)
     """Standard deviation of freshly drawn weights."""
-    neighbour_heads: int = Field(default=0, ge=0)
-    """Key-value heads of each layer that, freshly drawn, look at a neighbouring place, see
-    `model.attention.neighbour_biases`. 0, as published, draws no head so."""
-    recent_text_heads: int = Field(default=0, ge=0)
-    """Key-value heads of each layer, behind those, that, freshly drawn, look at the last few tokens of the
-    text, see `model.attention.recent_text_biases`. 0, as published, draws no head so."""
+    initial_heads: InitialHeads = InitialHeads()
+    """Heads of each layer that begin with a task. None, as published: a language model has its own."""
     patch_size_px: int = Field(default=16, gt=0)
     """Side of a square patch, in px of the resized image."""
     max_side_px: int = Field(default=1024, gt=0)
@@ -97,10 +108,10 @@ class StudentConfig(RecipeModel):
             raise ValueError(
                 f"num_key_value_heads: expected a divisor of {self.num_attention_heads}, got {self.num_key_value_heads}"
             )
-        if self.neighbour_heads + self.recent_text_heads > self.num_key_value_heads:
+        if self.initial_heads.total() > self.num_key_value_heads:
             raise ValueError(
-                f"neighbour_heads + recent_text_heads: expected at most num_key_value_heads "
-                f"{self.num_key_value_heads}, got {self.neighbour_heads + self.recent_text_heads}"
+                f"initial_heads: expected at most num_key_value_heads {self.num_key_value_heads}, "
+                f"got {self.initial_heads.total()}"
             )
         if (
             self.mask_stride_px > self.patch_size_px

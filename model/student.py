@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.attention import Attention, KeyValueCache, neighbour_biases, prefix_mask, recent_text_biases
+from model.attention import Attention, KeyValueCache, prefix_mask
 from model.config import StudentConfig
+from model.initial_heads import draw_initial_heads
 from model.positions import rotary_embedding
 from model.upsample import MaskFeatures
 
@@ -100,24 +101,24 @@ class PixelSail(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> PixelSail:
-        """Draws the decoder from N(0, initializer_range), what is new beside it by fan-in; biases are zero."""
+        """Draws the decoder from N(0, initializer_range), what is new beside it by fan-in; biases are zero.
+
+        See `model.initial_heads` for heads that begin with a task.
+        """
         for name, module in self.named_modules():
             if not isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d | nn.ConvTranspose2d):
                 continue
             std = self.config.initializer_range
-            if name.startswith(("mask_features", "seg_query", "vis_embed", "vp_embed", "distillation_heads")):
+            if name.startswith(("mask_features", "seg_query", "vis_embed", "distillation_heads")):
                 transposed = isinstance(module, nn.ConvTranspose2d)
                 std = (len(module.weight) if transposed else module.weight[0].numel()) ** -0.5
-            if name == "vp_embed":
-                # Its inputs are token embeddings, of this scale; beside pixels, of scale 1, a prompt would be lost.
-                std /= self.config.initializer_range
             module.weight.normal_(0.0, std, generator=generator)
             if not isinstance(module, nn.Embedding) and module.bias is not None:
                 module.bias.zero_()
+        # Its inputs are token embeddings, of this scale; beside pixels, of scale 1, a prompt would be lost.
+        nn.init.orthogonal_(self.vp_embed.weight, 1 / self.config.initializer_range, generator)
         for attention in (module for module in self.modules() if isinstance(module, Attention)):
-            theta, num_neighbours = self.config.rope_theta, self.config.neighbour_heads
-            neighbour_biases(attention, theta, num_neighbours, generator)
-            recent_text_biases(attention, theta, num_neighbours, self.config.recent_text_heads, generator)
+            draw_initial_heads(attention, self.config, self.vp_embed.weight, generator)
         return self
 
     def embed(self, inputs: StudentInputs) -> Float[Tensor, "batch tokens dim"]:

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.attention import Attention, KeyValueCache, neighbour_biases, prefix_mask, recent_text_biases, rotate
+from model.attention import Attention, KeyValueCache, prefix_mask, rotate
 from model.config import StudentConfig
-from model.positions import conversation_positions, rotary_embedding
+from model.positions import rotary_embedding
 
 
 def row(*values: int) -> torch.Tensor:
@@ -119,49 +119,3 @@ def test_cached_tokens_stand_before_new_ones(config: StudentConfig, cut: int) ->
         ]
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-5, atol=1e-6)
     assert cache.layers[0][0].shape == (1, 1, 6, 16)
-
-
-def test_neighbour_heads_look_one_place_further(config: StudentConfig) -> None:
-    """Whatever the tokens hold: with weights of zero, only the biases and the positions speak."""
-    sizes = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = config.model_copy(update={**sizes, "rope_theta": 2.0})
-    offsets: set[tuple[int, int]] = set()
-    for seed in range(12):
-        attention = Attention(config, 0)
-        for projection in (attention.q_proj, attention.k_proj):
-            torch.nn.init.zeros_(projection.weight)
-            torch.nn.init.zeros_(projection.bias)
-        neighbour_biases(attention, 2.0, 1, torch.Generator().manual_seed(seed))
-        rows, columns = torch.arange(7).repeat_interleave(7), torch.arange(7).repeat(7)
-        rotary = rotary_embedding(torch.stack([rows * 0, rows, columns])[:, None], 32, 2.0)
-        queries = rotate(attention.q_proj.bias.view(1, 4, 1, 32).expand(1, 4, 49, 32), *rotary)
-        keys = rotate(attention.k_proj.bias.view(1, 2, 1, 32).expand(1, 2, 49, 32), *rotary)
-        for head in (0, 1):
-            scores = (queries[0, head, 24] @ keys[0, 0].T / 32**0.5).view(7, 7)
-            assert scores.max().item() == pytest.approx(8.0, rel=1e-3)
-            row, column = divmod(int(scores.argmax()), 7)
-            assert max(abs(row - 3), abs(column - 3)) <= 1
-            offsets.add((row - 3, column - 3))
-        assert not attention.q_proj.bias[64:].any()
-        assert not attention.k_proj.bias[32:].any()
-    assert len(offsets) > 5
-
-
-def test_recent_text_heads_see_the_question_and_not_the_picture(config: StudentConfig) -> None:
-    """The last of 9 tokens behind an 8 x 8 picture gives them 0.80 to 0.94 of its attention; 0.12 if it were even."""
-    sizes = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4, "rope_theta": 10.0}
-    config = config.model_copy(update=sizes)
-    rotary = rotary_embedding(conversation_positions(1, (8, 8), 10)[:, None], 32, 10.0)
-    for seed in range(5):
-        attention = Attention(config, 0)
-        for projection in (attention.q_proj, attention.k_proj):
-            torch.nn.init.zeros_(projection.bias)
-        recent_text_biases(attention, 10.0, 1, 2, torch.Generator().manual_seed(seed))
-        queries = rotate(attention.q_proj.bias.view(1, 4, 1, 32).expand(1, 4, 75, 32), *rotary)
-        keys = rotate(attention.k_proj.bias.view(1, 4, 1, 32).expand(1, 4, 75, 32), *rotary)
-        weights = (queries[0, :, -1:] @ keys[0].transpose(1, 2) / 32**0.5).softmax(-1)[:, 0]
-        assert (weights[1:3, -9:].sum(1) > 0.75).all()
-        assert weights[1:3].max().item() < 0.5
-        assert weights[0].max().item() == pytest.approx(1 / 75)
-        assert not attention.k_proj.bias[:32].any()
-        assert not attention.k_proj.bias[96:].any()

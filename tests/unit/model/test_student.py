@@ -186,13 +186,6 @@ def test_inputs_move_as_a_whole(questions: list[EncodedRow]) -> None:
     assert moved.grids == ((3, 4), (2, 1))
 
 
-def test_neighbour_heads_are_drawn_by_recipe(config: StudentConfig) -> None:
-    drawn = PixelSail(config.model_copy(update={"neighbour_heads": 1})).init_weights(torch.Generator().manual_seed(0))
-    biases = [layer.self_attn.k_proj.bias for layer in drawn.layers]
-    assert all(bias.any() for bias in biases)
-    assert not biases[0].equal(biases[1])
-
-
 def test_a_fresh_student_sees_prompts_as_strongly_as_pixels(config: StudentConfig) -> None:
     wide = config.model_copy(update={"hidden_size": 256, "distillation": ()})
     student = PixelSail(wide).init_weights(torch.Generator().manual_seed(0))

@@ -20,7 +20,10 @@ from model.config import StudentConfig
         ({"patch_size_px": 24, "max_side_px": 48, "mask_stride_px": 16}, "divided by a power of two, got 16"),
         ({"patch_size_px": 16, "mask_stride_px": 32}, "divided by a power of two, got 32"),
         ({"patch_size_px": 16, "max_side_px": 1000}, "expected a multiple of patch_size_px 16, got 1000"),
-        ({"num_key_value_heads": 2, "neighbour_heads": 3}, "expected at most num_key_value_heads 2, got 3"),
+        (
+            {"num_key_value_heads": 2, "initial_heads": {"neighbours": 1, "prompted_patches": 2}},
+            "expected at most num_key_value_heads 2, got 3",
+        ),
         ({"num_layers": 0}, "greater than 0"),
         ({"depth": 3}, "Extra inputs are not permitted"),
     ],

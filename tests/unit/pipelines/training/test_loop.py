@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import pickle
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import distributed
 
-from model.config import StudentConfig
+from model.config import InitialHeads, StudentConfig
+from model.predictor import Predictor, Request
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 from pipelines.training import run_state
@@ -23,8 +26,9 @@ from pipelines.training.config import LossWeights, MixtureEntry, TrainingConfig
 from pipelines.training.feed import TrainingFeed
 from pipelines.training.loop import Trainer, cpu_copy, learning_rate_factor, make_optimizers, parameter_count
 from pipelines.training.run_state import RunState
+from storage.masks import decode_mask
 from storage.objects import Objects
-from storage.schema import Task
+from storage.schema import ImageRecord, Region, Task
 
 MakeFeed = Callable[..., TrainingFeed]
 WORKER = Path(__file__).with_name("rank_worker.py")
@@ -128,6 +132,44 @@ def test_four_conversations_are_learnt(
     assert rows[-1]["mask_dice"] < 0.6 * rows[0]["mask_dice"]
     assert rows[-1]["distillation/sam2"] < rows[0]["distillation/sam2"]
     assert rows[-1]["loss"] < 0.4 * rows[0]["loss"]
+
+
+def test_a_description_follows_its_visual_prompt(
+    make_feed: MakeFeed,
+    student_config: StudentConfig,
+    tokenizer: StudentTokenizer,
+    pictures: list[tuple[ImageRecord, dict[str, Region]]],
+) -> None:
+    """Two objects of a picture stand under prompts of random numbers: only who reads the number can tell them apart."""
+    recipe = config(
+        num_steps=100,
+        batch_rows=8,
+        micro_batch_rows=8,
+        learning_rate=3e-3,
+        muon_learning_rate=2e-2,
+        turns="branched",
+        absent_prompt_share=0.0,
+        mixture=(MixtureEntry(families=("talk",), turns_per_row=2),),
+        losses=LossWeights(distillation={}),
+    )
+    sizes = {"hidden_size": 64, "num_key_value_heads": 2, "max_side_px": 32}
+    heads = InitialHeads(recent_text=1, prompted_patches=1)
+    trainer = make_trainer(student_config.model_copy(update={**sizes, "initial_heads": heads}), recipe, tokenizer.seg)
+    trainer.run(make_feed(recipe).batches(0), 0, keep([]))
+    predictor = Predictor(trainer.model, tokenizer)
+    asked = [(number, order) for number in range(len(pictures)) for order in (("red", "blue"), ("blue", "red"))]
+    requests = [
+        Request(
+            Image.open(io.BytesIO(pictures[number][0].data or b"")),
+            f"describe <region{place}>",
+            tuple(decode_mask(pictures[number][1][colour].mask) for colour in order),
+        )
+        for number, order in asked
+        for place in (1, 2)
+    ]
+    found = [answer.text for answer in predictor.answer(requests, 12)]
+    expected = [f"<Prompt{place}>: a {colour} square" for _, order in asked for place, colour in enumerate(order)]
+    assert found == expected
 
 
 @pytest.mark.parametrize("micro_batch_rows", [1, 2, 3])
