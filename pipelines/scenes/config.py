@@ -82,9 +82,9 @@ class Radii(RecipeModel):
         for name, (least, most) in (("small", self.small), ("large", self.large)):
             if not 0.03 <= least <= most <= 0.3:
                 raise ValueError(f"{name}: expected radii from least to most in 0.03 to 0.3, got {[least, most]}")
-        if self.large[0] < 1.4 * self.small[1]:
+        if self.large[0] < 1.5 * self.small[1]:
             raise ValueError(
-                f"large: expected at least 1.4 times the largest small radius, {self.small[1]}, so that the words "
+                f"large: expected at least 1.5 times the largest small radius, {self.small[1]}, so that the words "
                 f"can be told apart; got {self.large[0]}"
             )
         return self

@@ -18,7 +18,7 @@ from storage.schema import SCHEMA_VERSION
 
 __all__ = ["VERSION", "finish", "finished", "generate", "missing_blocks", "scenes_key"]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same configuration gives other bytes."""
 
 _STAGE = "scenes"

@@ -16,14 +16,26 @@ from pipelines.scenes.grammar import anchor_phrase, say, say_beside
 from pipelines.scenes.meaning import DIRECTIONS, Phrase, SceneMeaning, numbers
 from pipelines.scenes.world import COLOURS, SHAPES, TEXTURES
 
-__all__ = ["ChoiceQuestion", "VisualText", "choice_question", "describe_region", "visual_text"]
+__all__ = [
+    "ASK_COLOUR",
+    "ASK_SHAPE",
+    "ChoiceQuestion",
+    "VisualText",
+    "choice_question",
+    "describe_region",
+    "visual_text",
+]
 
 _TRIES = 12
+_SEVERAL = 0.25
+"""Share kept of the draws with several objects alike: the order of their masks is a matter of place."""
 _LETTERS = "ABCD"
 _CORNERS = ("top left", "top right", "bottom left", "bottom right")
+ASK_COLOUR = "what is the colour of <region1>?"
+ASK_SHAPE = "what is the shape of <region1>?"
 _QUESTIONS = {
-    "colour": "what is the colour of <region1>?",
-    "shape": "what is the shape of <region1>?",
+    "colour": ASK_COLOUR,
+    "shape": ASK_SHAPE,
     "texture": "what is the texture of <region1>?",
     "position": "in which part of the picture is <region1>?",
 }
@@ -121,7 +133,7 @@ def _alike(meaning: SceneMeaning, chance: Chance) -> VisualText | None:
     name = chance.choice(("colour", "shape"))
     word: str = getattr(meaning.scene.objects[prompt], name)
     targets = meaning.word(word) & ~(1 << prompt)
-    if not targets:
+    if not targets or (targets.bit_count() > 1 and not chance.happens(_SEVERAL)):
         return None
     what = "the object" if targets.bit_count() == 1 else "all objects"
     return _item(meaning, f"segment {what} of the same {name} as <region1>", (prompt,), targets)
@@ -161,4 +173,4 @@ def _item(meaning: SceneMeaning, question: str, prompts: tuple[int, ...], target
     return VisualText(question, answer, tags)
 
 
-_DRAWS: dict[Callable[[SceneMeaning, Chance], VisualText | None], float] = {_alike: 0.4, _beside: 0.4, _mixed: 0.2}
+_DRAWS: dict[Callable[[SceneMeaning, Chance], VisualText | None], float] = {_alike: 0.5, _beside: 0.25, _mixed: 0.25}

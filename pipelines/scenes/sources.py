@@ -8,6 +8,7 @@
     panoptic/annotations/panoptic_train.json               things by shape, stuff `background`
     panoptic/panoptic_train/000010000000.png               its maps; one such pair per split
     osprey/osprey_detail_description.json                  descriptions of regions, training split only
+    osprey/osprey_short_form.json                          colour and shape of regions in one word each, likewise
     perbench/train/detailed_caption.json, mcq.json, visual_text_res.json     and the same per split
     facts/train_000000.json                                all that is known about each block of pictures
 
@@ -27,13 +28,20 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pipelines.scenes.blocks import (
     ExpressionFacts,
-    ObjectFacts,
     PictureFacts,
     image_name,
     panoptic_key,
     segment_id,
 )
 from pipelines.scenes.grammar import NO_TARGET, SEVERAL
+from pipelines.scenes.region_sources import (
+    choice_questions,
+    descriptions_of_regions,
+    detailed_captions,
+    rle,
+    short_answers,
+    visual_texts,
+)
 from pipelines.scenes.world import SHAPES
 from storage.keys import Json
 
@@ -76,15 +84,16 @@ def source_files(pictures: Sequence[PictureFacts], size_px: int) -> dict[str, tu
         files[key] = (pickle.dumps(json.loads(_json(refs)), protocol=_PICKLE_PROTOCOL), len(refs))
     grefs = _grefs(pictures)
     files["grefcoco/grefs(unc).json"] = (_json(grefs), len(grefs))
-    descriptions = [_osprey(picture, size_px) for picture in pictures if picture["split"] == "train"]
-    files["osprey/osprey_detail_description.json"] = (_json(descriptions), len(descriptions))
+    taught = [picture for picture in pictures if picture["split"] == "train"]
+    for name, make in (("detail_description", descriptions_of_regions), ("short_form", short_answers)):
+        files[f"osprey/osprey_{name}.json"] = (_json([make(picture, size_px) for picture in taught]), len(taught))
     for split in dict.fromkeys(picture["split"] for picture in pictures):
         own = [picture for picture in pictures if picture["split"] == split]
         files[f"panoptic/annotations/panoptic_{split}.json"] = (_json(_panoptic(own, size_px)), len(own))
         for name, make in (
-            ("detailed_caption", _detailed_captions),
-            ("mcq", _choice_questions),
-            ("visual_text_res", _visual_texts),
+            ("detailed_caption", detailed_captions),
+            ("mcq", choice_questions),
+            ("visual_text_res", visual_texts),
         ):
             rows = [row for picture in own for row in make(picture, size_px)]
             files[f"perbench/{split}/{name}.json"] = (_json(rows), len(rows))
@@ -93,10 +102,6 @@ def source_files(pictures: Sequence[PictureFacts], size_px: int) -> dict[str, tu
 
 def _json(value: Json) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _rle(item: ObjectFacts, size_px: int) -> dict[str, Json]:
-    return {"size": [size_px, size_px], "counts": item["counts"]}
 
 
 def _annotation_id(picture: PictureFacts, number: int) -> int:
@@ -121,7 +126,7 @@ def _instances(pictures: Sequence[PictureFacts], size_px: int) -> dict[str, Json
             "bbox": [float(side) for side in item["bbox"]],
             "area": float(item["area"]),
             "iscrowd": 0,
-            "segmentation": _rle(item, size_px),
+            "segmentation": rle(item, size_px),
         }
         for picture in pictures
         for number, item in enumerate(picture["objects"])
@@ -255,48 +260,3 @@ def _panoptic_annotation(picture: PictureFacts, size_px: int) -> dict[str, Json]
     }
     name = panoptic_key(picture["split"], picture["image_id"]).rpartition("/")[2]
     return {"segments_info": [*segments, background], "file_name": name, "image_id": picture["image_id"]}
-
-
-def _osprey(picture: PictureFacts, size_px: int) -> dict[str, Json]:
-    return {
-        "file_name": image_name(picture["image_id"]),
-        "height": size_px,
-        "width": size_px,
-        "annotation": [
-            {"bbox": [float(side) for side in item["bbox"]], "segmentation": _rle(item, size_px)}
-            for item in picture["objects"]
-        ],
-        "description": [f"<region{place}>: {text}" for place, text in enumerate(picture["descriptions"], start=1)],
-    }
-
-
-def _detailed_captions(picture: PictureFacts, size_px: int) -> list[Json]:
-    annotations: list[Json] = [
-        {"segmentation": _rle(item, size_px), "caption": text}
-        for item, text in zip(picture["objects"], picture["descriptions"], strict=True)
-    ]
-    return [{"image_name": image_name(picture["image_id"]), "object_annotations": annotations}]
-
-
-def _choice_questions(picture: PictureFacts, size_px: int) -> list[Json]:
-    questions: list[Json] = [
-        {
-            "object": _rle(picture["objects"][item["object"]], size_px),
-            "question": item["question"],
-            "answer": item["answer"],
-        }
-        for item in picture["questions"]
-    ]
-    return [{"image_name": image_name(picture["image_id"]), "mcqs": questions}]
-
-
-def _visual_texts(picture: PictureFacts, size_px: int) -> list[Json]:
-    return [
-        {
-            "image_name": image_name(picture["image_id"]),
-            "question": item["question"],
-            "answer": item["answer"],
-            "segmentations": {tag: _rle(picture["objects"][number], size_px) for tag, number in item["tags"].items()},
-        }
-        for item in picture["visual_text"]
-    ]

@@ -53,10 +53,10 @@ def test_choice_questions_have_four_options_and_one_right_one(scenes: list[Drawn
 
 
 def test_visual_text_answers_are_what_the_question_asks_for(scenes: list[DrawnScene]) -> None:
-    num_checked = 0
+    num_checked = num_several = 0
     for drawn in scenes:
         meaning, chance = SceneMeaning(drawn.scene), Chance("visual", drawn.scene.index)
-        for _ in range(6):
+        for _ in range(9):
             item = visual_text(meaning, chance)
             if item is None:
                 continue
@@ -67,8 +67,10 @@ def test_visual_text_answers_are_what_the_question_asks_for(scenes: list[DrawnSc
             assert len(set(item.tags.values())) == len(item.tags)
             targets = [item.tags[tag] for tag in answered]
             assert set(targets) == _asked_for(item.question, [item.tags[tag] for tag in asked], drawn.scene)
+            num_several += len(targets) > 1
             assert [drawn.scene.objects[n].x for n in targets] == sorted(drawn.scene.objects[n].x for n in targets)
     assert num_checked > 800
+    assert 0.02 < num_several / num_checked < 0.3
 
 
 def _asked_for(question: str, prompts: list[int], scene: Scene) -> set[int]:

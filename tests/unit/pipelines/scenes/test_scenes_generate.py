@@ -179,6 +179,21 @@ def test_osprey_descriptions_are_numbered_and_of_training_pictures(output: Objec
             assert text.startswith(f"<region{place}>: a ")
 
 
+def test_osprey_short_answers_tell_colour_and_shape_of_every_region(output: Objects) -> None:
+    described = _json(output, "osprey/osprey_detail_description.json")
+    rows = _json(output, "osprey/osprey_short_form.json")
+    assert [row["annotation"] for row in rows] == [row["annotation"] for row in described]
+    for row, texts in zip(rows, described, strict=True):
+        messages = row["conversations"]
+        assert [message["from"] for message in messages] == ["human", "gpt"] * 2 * len(texts["description"])
+        for place, text in enumerate(texts["description"]):
+            colour, shape = messages[4 * place : 4 * place + 2], messages[4 * place + 2 : 4 * place + 4]
+            assert colour[0]["value"] == f"what is the colour of <region{place + 1}>?"
+            assert shape[0]["value"] == f"what is the shape of <region{place + 1}>?"
+            looks = text.partition(",")[0].split()
+            assert looks[-2:] == [colour[1]["value"], shape[1]["value"]]
+
+
 @pytest.mark.parametrize(("split", "count"), [("train", 14), ("val", 6), ("testA", 3)])
 def test_perbench_files_hold_readable_masks_and_matching_tags(output: Objects, split: str, count: int) -> None:
     folder = f"perbench/{split}"

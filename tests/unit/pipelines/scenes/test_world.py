@@ -9,13 +9,13 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.scenes import DrawnScene, ScenesConfig
-from pipelines.scenes.world import COLOURS, SHAPES, sample_scene
+from pipelines.scenes.world import COLOURS, SHAPES, SIZES, sample_scene
 
 
 @pytest.mark.parametrize(
     ("radii", "complaint"),
     [
-        ({"small": (0.1, 0.12), "large": (0.15, 0.2)}, "told apart"),
+        ({"small": (0.1, 0.12), "large": (0.179, 0.2)}, "told apart"),
         ({"small": (0.09, 0.07)}, "from least to most"),
         ({"large": (0.2, 0.5)}, "from least to most"),
     ],
@@ -27,7 +27,7 @@ def test_radii_that_make_no_sense_are_refused(radii: dict[str, tuple[float, floa
 
 def test_radii_follow_the_recipe() -> None:
     config = ScenesConfig.model_validate(
-        {"splits": {"train": 1}, "radii": {"small": (0.1, 0.12), "large": (0.17, 0.2)}}
+        {"splits": {"train": 1}, "radii": {"small": (0.1, 0.12), "large": (0.18, 0.2)}}
     )
     wanted = {"small": config.radii.small, "large": config.radii.large}
     sampled = [scene for index in range(20) if (scene := sample_scene(config, "train", index)) is not None]
@@ -35,6 +35,11 @@ def test_radii_follow_the_recipe() -> None:
     for item in (item for scene in sampled for item in scene.objects):
         least, most = wanted[item.size]
         assert least <= item.radius <= most
+
+
+def test_sizes_have_a_clear_gap(scenes: list[DrawnScene]) -> None:
+    radii = {size: [o.radius for scene in scenes for o in scene.scene.objects if o.size == size] for size in SIZES}
+    assert min(radii["large"]) >= 1.5 * max(radii["small"])
 
 
 def test_colours_are_well_separated() -> None:
