@@ -86,7 +86,11 @@ def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Generator[None
         else:
             ray.init(address=address, logging_level=level, log_to_driver=verbose)
     except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
-        remedy = "check memory, /dev/shm and the logs of `session_latest` in Ray's temporary folder" if address == "local" else "check cluster.address"
+        remedy = (
+            "check memory, /dev/shm and the logs of `session_latest` in Ray's temporary folder"
+            if address == "local"
+            else "check cluster.address"
+        )
         raise InfrastructureError(f"Ray at {address!r} could not be used: {error}; {remedy}") from error
     try:
         if threading.current_thread() is threading.main_thread():
