@@ -21,20 +21,24 @@ def rle(item: ObjectFacts, size_px: int) -> dict[str, Json]:
     return {"size": [size_px, size_px], "counts": item["counts"]}
 
 
-def descriptions_of_regions(picture: PictureFacts, size_px: int) -> dict[str, Json]:
-    """Osprey's detail description: number i starts `<regionI>: `."""
+def descriptions_of_regions(picture: PictureFacts, size_px: int) -> list[Json]:
+    """Osprey's detail description, one record per picture: number i starts `<regionI>: `."""
     texts: list[Json] = [f"<region{place}>: {text}" for place, text in enumerate(picture["descriptions"], start=1)]
-    return {**_annotated(picture, size_px), "description": texts}
+    return [{**_annotated(picture, size_px), "description": texts}]
 
 
-def short_answers(picture: PictureFacts, size_px: int) -> dict[str, Json]:
-    """Osprey's short form: a conversation of questions on one region each, answered in one word."""
-    messages: list[Json] = []
+def short_answers(picture: PictureFacts, size_px: int) -> list[Json]:
+    """Osprey's short form: one conversation per region, of questions that are answered in one word."""
+    annotated = _annotated(picture, size_px)
+    records: list[Json] = []
     for place, item in enumerate(picture["objects"], start=1):
-        for question, answer in ((ASK_COLOUR, item["colour"]), (ASK_SHAPE, item["shape"])):
+        asked = ((ASK_COLOUR, item["colour"]), (ASK_SHAPE, item["shape"]))
+        messages: list[Json] = []
+        for question, answer in asked:
             messages.append({"from": "human", "value": question.replace("<region1>", f"<region{place}>")})
             messages.append({"from": "gpt", "value": answer})
-    return {**_annotated(picture, size_px), "conversations": messages}
+        records.append({**annotated, "conversations": messages})
+    return records
 
 
 def _annotated(picture: PictureFacts, size_px: int) -> dict[str, Json]:

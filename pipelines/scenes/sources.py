@@ -86,7 +86,8 @@ def source_files(pictures: Sequence[PictureFacts], size_px: int) -> dict[str, tu
     files["grefcoco/grefs(unc).json"] = (_json(grefs), len(grefs))
     taught = [picture for picture in pictures if picture["split"] == "train"]
     for name, make in (("detail_description", descriptions_of_regions), ("short_form", short_answers)):
-        files[f"osprey/osprey_{name}.json"] = (_json([make(picture, size_px) for picture in taught]), len(taught))
+        rows = [row for picture in taught for row in make(picture, size_px)]
+        files[f"osprey/osprey_{name}.json"] = (_json(rows), len(rows))
     for split in dict.fromkeys(picture["split"] for picture in pictures):
         own = [picture for picture in pictures if picture["split"] == split]
         files[f"panoptic/annotations/panoptic_{split}.json"] = (_json(_panoptic(own, size_px)), len(own))

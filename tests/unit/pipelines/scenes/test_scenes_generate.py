@@ -181,17 +181,19 @@ def test_osprey_descriptions_are_numbered_and_of_training_pictures(output: Objec
 
 def test_osprey_short_answers_tell_colour_and_shape_of_every_region(output: Objects) -> None:
     described = _json(output, "osprey/osprey_detail_description.json")
-    rows = _json(output, "osprey/osprey_short_form.json")
-    assert [row["annotation"] for row in rows] == [row["annotation"] for row in described]
-    for row, texts in zip(rows, described, strict=True):
-        messages = row["conversations"]
-        assert [message["from"] for message in messages] == ["human", "gpt"] * 2 * len(texts["description"])
-        for place, text in enumerate(texts["description"]):
-            colour, shape = messages[4 * place : 4 * place + 2], messages[4 * place + 2 : 4 * place + 4]
-            assert colour[0]["value"] == f"what is the colour of <region{place + 1}>?"
-            assert shape[0]["value"] == f"what is the shape of <region{place + 1}>?"
+    rows = iter(_json(output, "osprey/osprey_short_form.json"))
+    for picture in described:
+        for place, text in enumerate(picture["description"], start=1):
+            row = next(rows)
+            assert row["file_name"] == picture["file_name"]
+            assert row["annotation"] == picture["annotation"]
+            messages = row["conversations"]
+            assert [message["from"] for message in messages] == ["human", "gpt"] * 2
+            assert messages[0]["value"] == f"what is the colour of <region{place}>?"
+            assert messages[2]["value"] == f"what is the shape of <region{place}>?"
             looks = text.partition(",")[0].split()
-            assert looks[-2:] == [colour[1]["value"], shape[1]["value"]]
+            assert looks[-2:] == [messages[1]["value"], messages[3]["value"]]
+    assert next(rows, None) is None
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 14), ("val", 6), ("testA", 3)])
