@@ -135,7 +135,11 @@ def _train(workspace: Objects, recipe: Recipe) -> Stage:
             training_inputs(recipe, outputs),
         )
 
-    return Stage("train", "train", ("curate", *map(teach_name, recipe.teachers)), locate, run)
+    def complete(outputs: Outputs, target: Located) -> bool:
+        """A run that was killed right behind its checkpoint has states to clear yet."""
+        return target.complete and next(iter(target.objects.child("state").list()), None) is None
+
+    return Stage("train", "train", ("curate", *map(teach_name, recipe.teachers)), locate, run, complete=complete)
 
 
 def training_inputs(recipe: Recipe, outputs: Outputs) -> dict[str, str]:

@@ -89,6 +89,7 @@ def train(
     """
     present = read_manifest(output)
     if present is not None:
+        run_state.clear(output.child("state"))  # left where a run was killed right behind its checkpoint
         return present
     meter = ray.remote(num_cpus=0)(Meter).remote()
     job = _Job(corpus.objects.url, dict(features), student, config, output.url, dict(inputs), meter)

@@ -151,8 +151,10 @@ def test_a_checkpoint_is_published_without_distillation_heads(
     trained = trainer.model.state_dict()
     assert all(tensor.equal(trained[name]) for name, tensor in loaded.state_dict().items())
     assert manifest.facts["num_parameters"] == sum(tensor.numel() for tensor in loaded.state_dict().values())
-    # What is there isn't trained again: no Ray session is started.
+    # What is there isn't trained again: no Ray session is started. States that a killed run left are cleared.
+    output.put("state/step-00000002/state.pt", b"left")
     assert train(corpus, {}, job.student, job.training, output, NullProgress(), INPUTS) == manifest
+    assert not list(output.child("state").list())
 
 
 def test_the_worker_s_own_error_comes_out(make_job: Callable[..., _Job]) -> None:
