@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
-from model.attention import KeyValueCache
-from model.processor import EncodedRow, collate
+from model.attention import DenseMask
+from model.packing import collate
+from model.processor import EncodedRow
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 
@@ -43,7 +45,7 @@ def generate(
     """
     device = model.embed_tokens.weight.device
     inputs = collate(rows, tokenizer.end_of_text, pad_left=True)[0].to(device)
-    cache = KeyValueCache()
+    cache = DynamicCache()
     prompt_hidden = model(inputs, cache)
     keys = inputs.document >= 0
     position = inputs.positions[:, :, -1:] + 1
@@ -58,14 +60,14 @@ def generate(
             break
         keys = torch.cat([keys, torch.ones_like(keys[:, :1])], dim=1)
         embedded = model.embed_tokens(chosen)[:, None]
-        hidden = model.decode(embedded, position, keys[:, None, None], cache)[:, 0]
+        hidden = model.decode(embedded, position, DenseMask(keys[:, None, None]), cache)[:, 0]
         position = position + 1
         for index in running.nonzero()[:, 0].tolist():
             tokens[index].append(int(chosen[index]))
             if tokens[index][-1] == tokenizer.seg:
                 queries[index].append(hidden[index])
     features: dict[int, Tensor] = {}
-    with_image = [index for index, row in enumerate(rows) if row.grid is not None]
+    with_image = [index for index, row in enumerate(rows) if row.grids]
     needed = {image for image, index in enumerate(with_image) if queries[index]}
     for images, maps in model.patch_maps(prompt_hidden, inputs).values():
         wanted = [place for place, image in enumerate(images) if image in needed]

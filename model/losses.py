@@ -2,17 +2,30 @@
 
 Sources: Pixel-SAIL (arXiv 2504.10465) section 3.4 and the released code; point sampling as in
 PointRend / Mask2Former. Every function returns one value per mask or per image; how they are
-weighted and averaged is decided in one place, `pipelines.training.step`.
+weighted and averaged is decided in one place, `model.objective`.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-__all__ = ["dice_loss", "distillation_loss", "mask_bce_loss", "next_token_loss", "sample_points", "uncertain_points"]
+__all__ = [
+    "PointDraws",
+    "chunked_next_token_loss",
+    "dice_loss",
+    "distillation_loss",
+    "mask_bce_loss",
+    "next_token_loss",
+    "sample_points",
+    "uncertain_points",
+]
 
 
 def next_token_loss(logits: Float[Tensor, "tokens vocab"], targets: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
@@ -52,27 +65,74 @@ def sample_points(
     )[:, 0, 0]
 
 
-def uncertain_points(
-    logits: Float[Tensor, "masks h w"],
-    num_points: int,
-    generator: torch.Generator,
-    oversample: float = 3.0,
-    importance: float = 0.75,
-) -> Float[Tensor, "masks points 2"]:
-    """Points for the mask losses, most of them where the student is least sure (PointRend).
+@dataclass(frozen=True, slots=True)
+class PointDraws:
+    """Random points for the mask losses, drawn before the logits are known; x and y from 0 to 1."""
+
+    candidates: Float[Tensor, "masks candidates 2"]
+    """Points of which the most uncertain are taken."""
+    uniform: Float[Tensor, "masks uniform 2"]
+    """Points that are taken as they are."""
+    num_uncertain: int
+    """Candidates to take."""
+
+    @classmethod
+    def draw(
+        cls,
+        num_masks: int,
+        num_points: int,
+        generator: torch.Generator,
+        oversample: float = 3.0,
+        importance: float = 0.75,
+    ) -> PointDraws:
+        """Draws for a number of masks.
+
+        Args:
+            num_masks: masks.
+            num_points: points per mask that will be taken.
+            generator: source of the numbers; it decides the device.
+            oversample: candidates per point wanted.
+            importance: share of points that are the most uncertain candidates; the rest are uniform.
+        """
+        num_uncertain = int(importance * num_points)
+        candidates, uniform = (
+            torch.rand(num_masks, count, 2, generator=generator, device=generator.device)
+            for count in (int(num_points * oversample), num_points - num_uncertain)
+        )
+        return cls(candidates, uniform, num_uncertain)
+
+
+def uncertain_points(logits: Float[Tensor, "masks h w"], draws: PointDraws) -> Float[Tensor, "masks points 2"]:
+    """Points for the mask losses, most of them where the student is least sure (PointRend)."""
+    uncertainty = -sample_points(logits.detach(), draws.candidates).abs()
+    chosen = uncertainty.topk(draws.num_uncertain, dim=1).indices
+    return torch.cat([draws.candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), draws.uniform], dim=1)
+
+
+def chunked_next_token_loss(
+    hidden: Float[Tensor, "tokens dim"],
+    output_embedding: Float[Tensor, "vocab dim"],
+    targets: Int[Tensor, " tokens"],
+    chunk_tokens: int = 512,
+) -> Float[Tensor, " tokens"]:
+    """Cross-entropy of each token from its hidden state, in nats.
+
+    Logits are held for one chunk at a time; going back, they are computed again.
 
     Args:
-        logits: predicted mask logits.
-        num_points: points per mask.
-        generator: source of the random points, on the device of the logits.
-        oversample: candidates per point wanted.
-        importance: share of points that are the most uncertain candidates; the rest are uniform.
+        hidden: hidden states of the tokens before the targets.
+        output_embedding: what turns them into logits.
+        targets: the tokens to be predicted.
+        chunk_tokens: tokens per chunk.
     """
-    num_masks = len(logits)
-    candidates = torch.rand(num_masks, int(num_points * oversample), 2, generator=generator, device=logits.device)
-    uncertainty = -sample_points(logits.detach(), candidates).abs()
-    num_uncertain = int(importance * num_points)
-    chosen = uncertainty.topk(num_uncertain, dim=1).indices
-    uncertain = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
-    uniform = torch.rand(num_masks, num_points - num_uncertain, 2, generator=generator, device=logits.device)
-    return torch.cat([uncertain, uniform], dim=1)
+
+    def losses(states: Tensor, weight: Tensor, wanted: Tensor) -> Tensor:
+        return next_token_loss(functional.linear(states, weight), wanted)
+
+    if len(targets) <= chunk_tokens:
+        return losses(hidden, output_embedding, targets)
+    parts = [
+        checkpoint(losses, states, output_embedding, wanted, use_reentrant=False)
+        for states, wanted in zip(hidden.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
+    ]
+    return torch.cat(cast("list[Tensor]", parts))

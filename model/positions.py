@@ -8,39 +8,41 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["conversation_positions", "rotary_embedding"]
+__all__ = ["rotary_embedding", "sequence_positions"]
 
 
-def conversation_positions(
-    num_before: int, grid: tuple[int, int] | None, num_after: int, branch_lengths: Sequence[int] = ()
+def sequence_positions(
+    segments: Sequence[int | tuple[int, int]], branch_lengths: Sequence[int] = ()
 ) -> Int[Tensor, "3 tokens"]:
-    """Positions on the axes (t, h, w) of tokens, then one image, then tokens.
+    """Positions on the axes (t, h, w) of stretches of text and images.
 
     Text counts up on all three axes alike. Patch (r, c) of an image whose first patch stands at s
-    has t = s, h = s + r, w = s + c; the text behind goes on from the largest patch position + 1.
+    has t = s, h = s + r, w = s + c; what follows goes on from the largest patch position + 1.
 
     Args:
-        num_before: tokens before the first patch (`<vision>` among them).
-        grid: rows and columns of patches, None for text alone.
-        num_after: tokens behind the last patch (`</vision>` among them).
+        segments: in their order, a number of text tokens (`<vision>` and `</vision>` count as text
+            here), or the (rows, columns) of the patches of an image.
         branch_lengths: tokens of each branch behind those; every branch goes on from the same position.
 
-    >>> conversation_positions(1, (2, 3), 2)
+    >>> sequence_positions([1, (2, 3), 2])
     tensor([[0, 1, 1, 1, 1, 1, 1, 4, 5],
             [0, 1, 1, 1, 2, 2, 2, 4, 5],
             [0, 1, 2, 3, 1, 2, 3, 4, 5]])
     """
-    before = torch.arange(num_before).expand(3, -1)
-    parts, start = [before], num_before
-    if grid is not None:
-        rows, columns = grid
-        row = torch.arange(rows).repeat_interleave(columns)
-        column = torch.arange(columns).repeat(rows)
-        parts.append(num_before + torch.stack([torch.zeros_like(row), row, column]))
-        start += max(rows, columns)
-    parts.append((start + torch.arange(num_after)).expand(3, -1))
-    parts += [(start + num_after + torch.arange(length)).expand(3, -1) for length in branch_lengths]
-    return torch.cat(parts, dim=1)
+    parts: list[Tensor] = []
+    start = 0
+    for segment in segments:
+        if isinstance(segment, int):
+            parts.append((start + torch.arange(segment)).expand(3, -1))
+            start += segment
+        else:
+            rows, columns = segment
+            row = torch.arange(rows).repeat_interleave(columns)
+            column = torch.arange(columns).repeat(rows)
+            parts.append(start + torch.stack([torch.zeros_like(row), row, column]))
+            start += max(rows, columns)
+    parts += [(start + torch.arange(length)).expand(3, -1) for length in branch_lengths]
+    return torch.cat(parts, dim=1) if parts else torch.zeros(3, 0, dtype=torch.long)
 
 
 def rotary_embedding(

@@ -1,10 +1,10 @@
-"""From pictures, questions and visual prompts to token rows, and rows to batches."""
+"""From pictures, questions and visual prompts to token rows."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,13 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from model.config import StudentConfig
-from model.positions import conversation_positions
-from model.student import StudentInputs
+from model.positions import sequence_positions
 from model.tokenizer import END_OF_TEXT, TURN_END, TURN_START, StudentTokenizer
-from model.visual_prompt import patch_prompts
+from model.visual_prompt import patch_prompts, prompt_patches
 from storage.geometry import student_size
 
-__all__ = ["IGNORED", "EncodedRow", "Processor", "collate", "normalise_and_patchify"]
+__all__ = ["IGNORED", "EncodedRow", "Picture", "Processor", "Text", "normalise_and_patchify"]
 
 IGNORED = -100
 """Label of tokens that carry no loss."""
@@ -59,12 +58,82 @@ class EncodedRow:
     labels: Int[Tensor, " tokens"]
     positions: Int[Tensor, "3 tokens"]
     branch: Int[Tensor, " tokens"]
-    """See `model.attention.prefix_mask`."""
-    prefix_length: int
-    """Tokens from `<vision>` to `</vision>`, which stand first; 0 for text alone."""
+    """See `model.attention.Structure`."""
+    prefix: Int[Tensor, " tokens"]
+    """Number of the image, within this row, that a token from `<vision>` to `</vision>` belongs to; -1 for text."""
     patches: Float[Tensor, "patches pixels"]
+    patch_slots: Int[Tensor, " patches"]
+    """Which token each patch stands at."""
     patch_prompt_ids: Int[Tensor, " patches"]
-    grid: tuple[int, int] | None
+    """See `model.student.StudentInputs`."""
+    pooled_slots: Int[Tensor, " pairs"]
+    pooled_patches: Int[Tensor, " pairs"]
+    """See `model.student.StudentInputs`; tokens and patches of this row."""
+    grids: tuple[tuple[int, int], ...]
+    """Rows and columns of patches of each image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image in a conversation, with the regions that are pointed at."""
+
+    image: NDArray[np.uint8]
+    """RGB (height, width, 3)."""
+    visual_prompts: Sequence[tuple[int, NDArray[np.bool_]]] = ()
+    """(number of the prompt token, bool (height, width) mask) pairs, painted in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A stretch of text in a conversation, special tokens written out."""
+
+    text: str
+    is_answer: bool = False
+    """Whether its tokens carry labels."""
+    branch: int = 0
+    """See `model.attention.Structure`."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """A row in the making."""
+
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    branch: list[int] = field(default_factory=list)
+    prefix: list[int] = field(default_factory=list)
+    segments: list[int | tuple[int, int]] = field(default_factory=list)
+    branch_lengths: list[int] = field(default_factory=list)
+    patches: list[Tensor] = field(default_factory=list)
+    patch_slots: list[int] = field(default_factory=list)
+    prompt_ids: list[Tensor] = field(default_factory=list)
+    regions: dict[int, Tensor] = field(default_factory=dict)
+    """Patches of each prompt, by its token id, where regions are pooled."""
+    pooled: list[tuple[int, int]] = field(default_factory=list)
+    grids: list[tuple[int, int]] = field(default_factory=list)
+
+    def append(self, ids: Sequence[int], *, is_answer: bool = False, branch: int = 0, image: int = -1) -> None:
+        self.ids += ids
+        self.labels += ids if is_answer else [IGNORED] * len(ids)
+        self.branch += [branch] * len(ids)
+        self.prefix += [image] * len(ids)
+
+    def finished(self, num_pixels: int) -> EncodedRow:
+        pairs = torch.tensor(self.pooled, dtype=torch.long).reshape(-1, 2)
+        none = torch.zeros(0, dtype=torch.long)
+        return EncodedRow(
+            input_ids=torch.tensor(self.ids, dtype=torch.long),
+            labels=torch.tensor(self.labels, dtype=torch.long),
+            positions=sequence_positions(self.segments, self.branch_lengths),
+            branch=torch.tensor(self.branch, dtype=torch.long),
+            prefix=torch.tensor(self.prefix, dtype=torch.long),
+            patches=torch.cat(self.patches) if self.patches else torch.zeros(0, num_pixels),
+            patch_slots=torch.tensor(self.patch_slots, dtype=torch.long),
+            patch_prompt_ids=torch.cat(self.prompt_ids) if self.prompt_ids else none,
+            pooled_slots=pairs[:, 0],
+            pooled_patches=pairs[:, 1],
+            grids=tuple(self.grids),
+        )
 
 
 class Processor:
@@ -86,7 +155,7 @@ class Processor:
         *,
         branched: bool = False,
     ) -> EncodedRow:
-        """Builds the row of one conversation.
+        """Builds the row of one conversation about one image.
 
         Args:
             image: uint8 RGB (height, width, 3), or None for text alone.
@@ -102,92 +171,75 @@ class Processor:
         Raises:
             ValueError: a prompt number that has no token, or prompts without an image.
         """
-        ids: list[int] = []
-        labels: list[int] = []
-        lengths: list[int] = []
-        for question, answer in turns:
-            asked = [*self._encode(f"{TURN_START}user\n"), *self._encode(question), *self._encode(f"{TURN_END}\n")]
-            answered = [] if answer is None else [*self._encode(answer), *self._encode(END_OF_TEXT)]
-            ids += [*asked, *answered]
-            labels += [*[IGNORED] * len(asked), *answered]
-            lengths.append(len(asked) + len(answered))
-        if image is None:
-            if visual_prompts:
-                raise ValueError("visual prompts: expected an image to point at, got text alone")
-            no_patches = torch.zeros(0, 3 * self.config.patch_size_px**2)
-            return self._row(ids, labels, lengths if branched else None, None, no_patches, torch.zeros(0).long())
-        size = self.image_size(image)
-        patches = normalise_and_patchify(image, size, self.config.patch_size_px)
-        known = len(self.tokenizer.visual_prompts)
-        for number, _ in visual_prompts:
+        if image is None and visual_prompts:
+            raise ValueError("visual prompts: expected an image to point at, got text alone")
+        parts: list[Picture | Text] = [] if image is None else [Picture(image, visual_prompts)]
+        for number, (question, answer) in enumerate(turns, 1):
+            branch = number if branched else 0
+            parts.append(Text(f"{TURN_START}user\n{question}{TURN_END}\n", branch=branch))
+            if answer is not None:
+                parts.append(Text(f"{answer}{END_OF_TEXT}", is_answer=True, branch=branch))
+        return self.encode_parts(parts)
+
+    def encode_parts(self, parts: Sequence[Picture | Text]) -> EncodedRow:
+        """Builds the row of pictures and texts in their order; branches have to stand at the end, ascending.
+
+        Raises:
+            ValueError: a prompt number that has no token, or one that is used twice.
+        """
+        row = _Row()
+        for part in parts:
+            if isinstance(part, Picture):
+                self._append_picture(row, part)
+            else:
+                self._append_text(row, part)
+        return row.finished(3 * self.config.patch_size_px**2)
+
+    def _append_picture(self, row: _Row, picture: Picture) -> None:
+        tokens, patch_size = self.tokenizer, self.config.patch_size_px
+        size = self.image_size(picture.image)
+        patches = normalise_and_patchify(picture.image, size, patch_size)
+        known = len(tokens.visual_prompts)
+        used = set(row.regions)
+        for number, _ in picture.visual_prompts:
             if not 0 <= number < known:
                 raise ValueError(f"visual prompts: expected numbers from 0 to {known - 1}, got {number}")
-        numbers = patch_prompts(visual_prompts, size, self.config.patch_size_px)
-        prompt_ids = torch.tensor([*self.tokenizer.visual_prompts, -1])[numbers]
-        grid = (size[0] // self.config.patch_size_px, size[1] // self.config.patch_size_px)
-        return self._row(ids, labels, lengths if branched else None, grid, patches, prompt_ids)
-
-    def _row(
-        self,
-        ids: list[int],
-        labels: list[int],
-        branch_lengths: list[int] | None,
-        grid: tuple[int, int] | None,
-        patches: Tensor,
-        prompt_ids: Tensor,
-    ) -> EncodedRow:
-        tokens = self.tokenizer
-        image_ids = (
-            [] if grid is None else [tokens.vision_start, *[tokens.vision_patch] * len(patches), tokens.vision_end]
+            if tokens.visual_prompts[number] in used:
+                raise ValueError(f"visual prompts: expected each number once in a conversation, got {number} twice")
+            used.add(tokens.visual_prompts[number])
+        first_patch = sum(map(len, row.patches))
+        for number, mask in picture.visual_prompts:
+            region = torch.from_numpy(prompt_patches(mask, size, patch_size).reshape(-1))
+            row.regions[tokens.visual_prompts[number]] = first_patch + region.nonzero()[:, 0]
+        numbers = patch_prompts(picture.visual_prompts, size, patch_size)
+        row.prompt_ids.append(torch.tensor([*tokens.visual_prompts, -1])[numbers])
+        grid = (size[0] // patch_size, size[1] // patch_size)
+        row.patch_slots += range(len(row.ids) + 1, len(row.ids) + 1 + len(patches))
+        row.append(
+            [tokens.vision_start, *[tokens.vision_patch] * len(patches), tokens.vision_end], image=len(row.grids)
         )
-        lengths = [] if branch_lengths is None else branch_lengths
-        numbers = torch.arange(1, len(lengths) + 1).repeat_interleave(torch.tensor(lengths, dtype=torch.long))
-        shared = len(image_ids) + len(ids) - len(numbers)
-        num_after = len(ids) - len(numbers) + (grid is not None)
-        return EncodedRow(
-            input_ids=torch.tensor([*image_ids, *ids]),
-            labels=torch.tensor([*[IGNORED] * len(image_ids), *labels]),
-            positions=conversation_positions(0 if grid is None else 1, grid, num_after, lengths),
-            branch=torch.cat([torch.zeros(shared, dtype=torch.long), numbers]),
-            prefix_length=len(image_ids),
-            patches=patches,
-            patch_prompt_ids=prompt_ids,
-            grid=grid,
-        )
+        row.segments += [1, grid, 1]
+        row.patches.append(patches)
+        row.grids.append(grid)
 
+    def _append_text(self, row: _Row, part: Text) -> None:
+        ids = self._encode(part.text)
+        if self.config.visual_prompt == "pooled" and not part.is_answer:
+            ids = self._with_pooled(row, ids)
+        row.append(ids, is_answer=part.is_answer, branch=part.branch)
+        if not part.branch:
+            row.segments.append(len(ids))
+            return
+        row.branch_lengths += [0] * (part.branch - len(row.branch_lengths))
+        row.branch_lengths[part.branch - 1] += len(ids)
 
-def collate(
-    rows: Sequence[EncodedRow], padding_id: int, *, pad_left: bool = False
-) -> tuple[StudentInputs, Int[Tensor, "batch tokens"]]:
-    """Stacks rows into a batch, padded on the right (training) or on the left (generation).
-
-    Returns:
-        The inputs, and the labels with `IGNORED` on padding.
-    """
-    num_tokens = max(len(row.input_ids) for row in rows)
-    shape = (len(rows), num_tokens)
-    ids, labels = torch.full(shape, padding_id), torch.full(shape, IGNORED)
-    document, prefix, branch = torch.full(shape, -1), torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)
-    positions = torch.zeros(3, *shape, dtype=torch.long)
-    slots: list[Tensor] = []
-    for index, row in enumerate(rows):
-        length = len(row.input_ids)
-        start = num_tokens - length if pad_left else 0
-        span = slice(start, start + length)
-        ids[index, span], labels[index, span], positions[:, index, span] = row.input_ids, row.labels, row.positions
-        document[index, span], branch[index, span] = index, row.branch
-        prefix[index, start : start + row.prefix_length] = index
-        first_patch = index * num_tokens + start + 1
-        slots.append(torch.arange(first_patch, first_patch + len(row.patches)))
-    inputs = StudentInputs(
-        input_ids=ids,
-        positions=positions,
-        document=document,
-        prefix=prefix,
-        branch=branch,
-        patches=torch.cat([row.patches for row in rows]),
-        patch_slots=torch.cat(slots),
-        patch_prompt_ids=torch.cat([row.patch_prompt_ids for row in rows]),
-        grids=tuple(row.grid for row in rows if row.grid is not None),
-    )
-    return inputs, labels
+    def _with_pooled(self, row: _Row, ids: Sequence[int]) -> list[int]:
+        """The ids with a token for the region behind each prompt token that points at one."""
+        longer: list[int] = []
+        for token in ids:
+            longer.append(token)
+            if token in row.regions:
+                slot = len(row.ids) + len(longer)
+                row.pooled += [(slot, patch) for patch in row.regions[token].tolist()]
+                longer.append(self.tokenizer.pooled_region)
+        return longer

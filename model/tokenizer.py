@@ -11,6 +11,8 @@ __all__ = ["END_OF_TEXT", "SEG", "StudentTokenizer", "special_tokens"]
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_PATCH, VISION_END = "<vision>", "<vpatch>", "</vision>"
 SEG = "[SEG]"
+POOLED_REGION = "<|vis_cls|>"
+"""Stands behind a `<Prompt..>` where regions are pooled; the released model has it and gives it no use."""
 
 
 def special_tokens(num_visual_prompts: int) -> list[str]:
@@ -21,7 +23,7 @@ def special_tokens(num_visual_prompts: int) -> list[str]:
         "<vrow_sep>",
         "<vframe_sep>",
         VISION_END,
-        "<|vis_cls|>",
+        POOLED_REGION,
         SEG,
         "<p>",
         "</p>",
@@ -43,7 +45,7 @@ class StudentTokenizer:
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in wanted])
         self._tokenizer = tokenizer
         ids: dict[str, int] = {token: tokenizer.token_to_id(token) or 0 for token in wanted}
-        self.end_of_text, self.seg = ids[END_OF_TEXT], ids[SEG]
+        self.end_of_text, self.seg, self.pooled_region = ids[END_OF_TEXT], ids[SEG], ids[POOLED_REGION]
         self.vision_start, self.vision_patch, self.vision_end = ids[VISION_START], ids[VISION_PATCH], ids[VISION_END]
         self.visual_prompts = [ids[f"<Prompt{number}>"] for number in range(num_visual_prompts)]
 

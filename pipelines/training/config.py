@@ -8,29 +8,15 @@ from typing import Literal, cast
 from pydantic import Field, field_validator
 
 from model.config import StudentConfig
+from model.objective import LossWeights
 from storage.keys import Json, content_key
 from storage.recipe import RecipeModel
 from storage.schema import SCHEMA_VERSION, Task
 
-__all__ = ["VERSION", "LossWeights", "MixtureEntry", "TrainingConfig", "training_key"]
+__all__ = ["VERSION", "MixtureEntry", "TrainingConfig", "training_key"]
 
 VERSION = 1
 """Raised whenever the same recipe on the same data would train another student."""
-
-
-class LossWeights(RecipeModel):
-    """Weights of the loss terms; the defaults are the published ones."""
-
-    text_with_masks: float = Field(default=0.1, ge=0)
-    """Next-token loss of a conversation whose answers hold masks."""
-    text: float = Field(default=1.0, ge=0)
-    """Next-token loss of a conversation without masks."""
-    mask_bce: float = Field(default=2.0, ge=0)
-    """Binary cross-entropy of masks."""
-    mask_dice: float = Field(default=0.5, ge=0)
-    """Dice loss of masks."""
-    distillation: dict[str, float] = Field(default_factory=lambda: {"mask2former": 0.5, "sam2": 0.5})
-    """Feature distillation, by the teacher's kind; a teacher that is not named has weight 0."""
 
 
 class MixtureEntry(RecipeModel):
@@ -100,6 +86,10 @@ class TrainingConfig(RecipeModel):
     """URL of a checkpoint to start from; null: fresh weights."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward pass; weights and optimiser stay float32."""
+    gradient_checkpointing: bool = Field(default=False, json_schema_extra={"hashed": False})
+    """Keep only what passes between layers and compute the rest again: less memory, a third more time."""
+    compile_layers: bool = Field(default=False, json_schema_extra={"hashed": False})
+    """Compile the decoder layers with torch.compile."""
     checkpoint_every: int = Field(default=500, gt=0, json_schema_extra={"hashed": False})
     """Steps between checkpoints from which an interrupted run resumes."""
     log_every: int = Field(default=20, gt=0, json_schema_extra={"hashed": False})

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from model.processor import EncodedRow, Processor, collate
+from model.objective import TrainingBatch, training_batch
+from model.packing import collate
+from model.processor import EncodedRow, Processor
 from pipelines.training.config import TrainingConfig
 from pipelines.training.mixture import Mixture, Place, RowSource, build_mixture, row_generator
 from pipelines.training.rows import Conversation, draw_conversation
-from pipelines.training.step import TrainingBatch
 from storage.corpus import Corpus
 from storage.errors import DataError
 from storage.features import FeatureStore
@@ -114,7 +115,6 @@ class TrainingFeed:
         """The batch of rows at some places."""
         rows: list[EncodedRow] = []
         masks: list[Tensor] = []
-        image_rows: list[int] = []
         image_ids: list[str] = []
         for place in places:
             conversation, image = self.conversation(place)
@@ -124,16 +124,15 @@ class TrainingFeed:
             rows.append(row)
             image_id = self.source(place).image_id
             if image_id is not None:
-                image_rows.append(len(rows) - 1)
                 image_ids.append(image_id)
                 masks.append(torch.from_numpy(conversation.masks))
         inputs, labels = collate(rows, self._processor.tokenizer.end_of_text)
-        return TrainingBatch(
-            inputs=inputs,
-            labels=labels,
-            image_rows=torch.tensor(image_rows, dtype=torch.long),
-            masks=tuple(masks),
-            features={teacher: self._read_features(teacher, image_ids, inputs.grids) for teacher in self._features},
+        return training_batch(
+            inputs,
+            labels,
+            masks,
+            {teacher: self._read_features(teacher, image_ids, inputs.grids) for teacher in self._features},
+            self._processor.tokenizer.seg,
         )
 
     def _read_features(
@@ -151,7 +150,7 @@ class TrainingFeed:
         """The student's map that a teacher is compared with: mask grid or patch grid."""
         config = self._processor.config
         sources = {head.teacher: head.source for head in config.distillation}
-        factor = config.patch_size_px // config.mask_stride_px if sources.get(teacher) == "mask_features" else 1
+        factor = config.cells_per_patch if sources.get(teacher) == "mask_features" else 1
         return grid[0] * factor, grid[1] * factor
 
 

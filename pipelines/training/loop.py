@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
+from model.attention import plan_attention
+from model.objective import LossTerms, TrainingBatch, compute_losses, draw_points
 from model.student import PixelSail
 from pipelines.training.config import TrainingConfig
-from pipelines.training.step import LossTerms, TrainingBatch, compute_losses
 
 __all__ = ["Trainer", "learning_rate_factor", "make_optimizers"]
 
@@ -66,7 +67,6 @@ class Trainer:
     model: PixelSail
     optimizers: Mapping[str, torch.optim.Optimizer]
     config: TrainingConfig
-    seg_id: int
     device: torch.device
     rank: int = 0
     world_size: int = 1
@@ -103,7 +103,7 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, float] = {}
         for number, batch in enumerate(micro_batches):
-            share = len(batch.labels) / self.config.batch_rows
+            share = batch.num_documents / self.config.batch_rows
             losses = self._losses(batch.to(self.device), step, number)
             (losses.total * share).backward()
             for name, value in {"loss": losses.total.detach(), **losses.terms}.items():
@@ -119,11 +119,11 @@ class Trainer:
     def _losses(self, batch: TrainingBatch, step: int, micro_batch: int) -> LossTerms:
         seed = hash((self.config.seed, step, self.rank, micro_batch)) & 0x7FFF_FFFF_FFFF_FFFF
         generator = torch.Generator(self.device).manual_seed(seed)
+        points = None if self.config.mask_points is None else draw_points(batch, self.config.mask_points, generator)
+        plan = plan_attention(batch.inputs.structure, compiled=self.config.compile_layers)
         half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            return compute_losses(
-                self.model, batch, self.config.losses, self.seg_id, self.config.mask_points, generator
-            )
+            return compute_losses(self.model, batch, self.config.losses, points, plan)
 
     def _sum_gradients(self) -> None:
         """Behind the gradients stands how many ranks have each: what none has stays without, as in one process."""

@@ -176,6 +176,10 @@ def _train_worker(loop_config: Mapping[str, _Job]) -> None:
         logger.info("training goes on from step %d of %d", state.step, config.num_steps)
         model.load_state_dict(dict(state.model))
     model.to(device)
+    model.gradient_checkpointing = config.gradient_checkpointing
+    if config.compile_layers:
+        for layer in model.layers:
+            layer.compile(dynamic=True)
     optimizers = make_optimizers(model, config)
     if state is not None:
         for name, optimizer in optimizers.items():
@@ -188,7 +192,7 @@ def _train_worker(loop_config: Mapping[str, _Job]) -> None:
         rank,
         world_size,
     )
-    trainer = Trainer(model, optimizers, config, tokenizer.seg, device, rank, world_size)
+    trainer = Trainer(model, optimizers, config, device, rank, world_size)
     first_step = 0 if state is None else state.step
     keeper = _Keeper(job, trainer, state_folder, list(state.metrics) if state else [])
     batches = prefetched(feed.batches(first_step), _PREFETCHED_STEPS)

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from model.config import DistillationHead, StudentConfig
 from model.losses import dice_loss, distillation_loss, mask_bce_loss, next_token_loss
-from model.positions import conversation_positions
+from model.positions import sequence_positions
 from model.processor import normalise_and_patchify
 from model.reference import from_released, to_released
 from model.student import PixelSail, StudentInputs
@@ -58,6 +58,8 @@ class Golden:
             patches=self.tensors["in.vision_patches"],
             patch_slots=patch_slots,
             patch_prompt_ids=torch.where(prompts >= 0, prompts + first_prompt, -1),
+            pooled_slots=torch.zeros(0, dtype=torch.long),
+            pooled_patches=torch.zeros(0, dtype=torch.long),
             grids=tuple((rows, columns) for rows, columns in self.facts["patch_grid"]),
         )
 
@@ -182,7 +184,7 @@ def test_inputs_from_pixels(golden: Golden) -> None:
         ]
         prompt_ids.append(patch_prompts(prompts, shape, size))
         num_after = golden.tensors["in.input_ids"].shape[1] - 1 - rows * columns
-        positions.append(conversation_positions(1, (rows, columns), num_after))
+        positions.append(sequence_positions([1, (rows, columns), num_after]))
     assert (torch.cat(patches) - golden.tensors["in.vision_patches"]).abs().max().item() <= 1e-6
     assert torch.stack(positions, dim=1).equal(golden.tensors["in.position_ids"])
     first = golden.facts["special_token_ids"]["<Prompt0>"]
