@@ -34,7 +34,7 @@ from model.processor import IGNORED
 from model.student import PixelSail, StudentInputs
 from storage.recipe import RecipeModel
 
-__all__ = ["LossTerms", "LossWeights", "TrainingBatch", "compute_losses", "draw_points", "training_batch"]
+__all__ = ["LossTerms", "LossWeights", "TrainingBatch", "compute_losses", "draw_points", "losses_of", "training_batch"]
 
 _EPSILON = 1e-4
 
@@ -231,14 +231,23 @@ def compute_losses(
             resized image.
         plan: see `PixelSail.forward`.
     """
-    inputs = batch.inputs
-    hidden = model(inputs, plan=plan)
+    return losses_of(model, model(batch.inputs, plan=plan), batch, weights, points)
+
+
+def losses_of(
+    model: PixelSail,
+    hidden: Float[Tensor, "batch tokens dim"],
+    batch: TrainingBatch,
+    weights: LossWeights,
+    points: Mapping[Grid, PointDraws] | None = None,
+) -> LossTerms:
+    """Losses of a batch whose forward pass is done; arguments as of `compute_losses`."""
     flat = hidden.flatten(0, 1)
     zeros = flat.new_zeros(batch.num_documents, dtype=torch.float32)
     text = _text_loss(model, flat, batch, zeros)
     bce, dice, num_masks = zeros, zeros, zeros
     distilled: dict[str, Tensor] = {}
-    for grid, (images, patches) in model.patch_maps(hidden, inputs).items():
+    for grid, (images, patches) in model.patch_maps(hidden, batch.inputs).items():
         documents = batch.image_documents[images]
         cells = model.mask_features(patches)
         targets = batch.targets.get(grid)

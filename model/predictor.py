@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
-from torch.nn import functional
+from torch import Tensor
+from transformers import TextStreamer
+from transformers.generation.utils import GenerateOutput
 
-from model.config import StudentConfig
-from model.generate import Generated, generate
+from model.checkpoint import load_checkpoint, load_config, load_tokenizer
+from model.huggingface.modeling import PixelSailForConditionalGeneration
+from model.huggingface.processing import PixelSailProcessor, masks_at, model_inputs
+from model.pictures import as_rgb
 from model.processor import EncodedRow, Processor
+from model.regions import region_mask
 from model.student import PixelSail
-from model.tokenizer import StudentTokenizer
+from model.tokenizer import StudentTokenizer, name_prompts
 from model.visual_prompt import largest_first
 from storage.objects import Objects
 
-__all__ = ["Answer", "Predictor", "Request", "checkpoint_files"]
+__all__ = ["Answer", "Predictor", "Request"]
 
-CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "tokenizer.json"
-_PLACEHOLDER = re.compile(r"<region(\d+)>")
 _ROWS_PER_BATCH = 32
 
 
@@ -34,9 +34,11 @@ _ROWS_PER_BATCH = 32
 class Request:
     """A question on a picture; `<region1>` in the text is the first visual prompt, and so on."""
 
-    image: Image.Image
+    image: object
+    """See `model.pictures.as_rgb`."""
     text: str
-    visual_prompts: tuple[NDArray[np.bool_], ...] = ()
+    visual_prompts: Sequence[object] = ()
+    """See `model.regions.region_mask`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,100 +47,144 @@ class Answer:
 
     text: str
     masks: tuple[NDArray[np.bool_], ...]
+    """bool (height, width) of the picture as it was given."""
     scores: tuple[float, ...]
-
-
-def checkpoint_files(model: PixelSail, tokenizer: StudentTokenizer) -> dict[str, bytes]:
-    """The files of a checkpoint by name; weights are safetensors, the rest JSON."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return {
-        CONFIG_FILE: json.dumps(model.config.model_dump(mode="json"), indent=2).encode(),
-        WEIGHTS_FILE: save_safetensors(weights),
-        TOKENIZER_FILE: tokenizer.to_json().encode(),
-    }
 
 
 class Predictor:
     """A student with its processor, ready to answer.
 
     Args:
-        model: the student; it is put into evaluation mode.
+        student: the student; it is put into evaluation mode.
         tokenizer: its tokenizer.
         device: where it runs.
     """
 
-    def __init__(self, model: PixelSail, tokenizer: StudentTokenizer, device: str = "cpu") -> None:
-        self.model = model.to(device).eval()
+    def __init__(self, student: PixelSail, tokenizer: StudentTokenizer, device: str = "cpu") -> None:
+        self.model = PixelSailForConditionalGeneration.of(student.to(device), tokenizer).eval()
         self.tokenizer = tokenizer
-        self.processor = Processor(model.config, tokenizer)
+        self.processor = PixelSailProcessor.of(student.config, tokenizer)
+        self._rows = Processor(student.config, tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Predictor:
+        """Loads a checkpoint from a local folder or any URL of `storage.objects`."""
+        return cls.load(Objects.open(str(folder)), device)
 
     @classmethod
     def load(cls, checkpoint: Objects, device: str = "cpu") -> Predictor:
         """Loads a checkpoint folder."""
-        model, tokenizer = cls._unloaded(checkpoint)
-        model.load_state_dict(load_safetensors(checkpoint.read(WEIGHTS_FILE)))
-        return cls(model, tokenizer, device)
+        return cls(*load_checkpoint(checkpoint), device)
 
     @classmethod
     def load_untrained(cls, checkpoint: Objects, device: str = "cpu", seed: int = 0) -> Predictor:
         """The same student with fresh weights: what a score is worth is seen beside it."""
-        model, tokenizer = cls._unloaded(checkpoint)
-        return cls(model.init_weights(torch.Generator().manual_seed(seed)), tokenizer, device)
+        config = load_config(checkpoint)
+        student = PixelSail(config).init_weights(torch.Generator().manual_seed(seed))
+        return cls(student, load_tokenizer(checkpoint, config), device)
 
-    @classmethod
-    def _unloaded(cls, checkpoint: Objects) -> tuple[PixelSail, StudentTokenizer]:
-        config = StudentConfig.model_validate_json(checkpoint.read(CONFIG_FILE))
-        tokenizer = StudentTokenizer.from_json(checkpoint.read(TOKENIZER_FILE).decode(), config.num_visual_prompts)
-        return PixelSail(config), tokenizer
+    def predict(
+        self,
+        image: object,
+        text: str,
+        prompts: Sequence[object] = (),
+        max_new_tokens: int = 64,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Answer:
+        """Answers one question.
 
-    def answer(self, requests: Sequence[Request], max_new_tokens: int = 64) -> list[Answer]:
-        """Answers requests, in batches of rows of like length.
+        Args:
+            image: a picture, see `model.pictures.as_rgb`.
+            text: the question; `<region1>` names the first prompt.
+            prompts: regions, see `model.regions.region_mask`.
+            max_new_tokens: upper bound of the answer, in tokens.
+            on_text: is called with each piece of the answer as it comes.
 
         Raises:
-            ValueError: a placeholder without a visual prompt, or more prompts than prompt tokens.
+            ValueError: an empty text, a region that isn't in the picture or isn't named, a name without a
+                region, or more regions than prompt tokens.
+            TypeError: a picture or region of another type.
         """
+        request = Request(image, text, prompts)
+        for place in range(1, len(prompts) + 1):
+            if f"<region{place}>" not in text and f"<Prompt{place - 1}>" not in text:
+                raise ValueError(
+                    f"visual prompt {place}: expected it named in the text as <region{place}>, got {text!r}"
+                )
+        return self._answer([self._encode(request)], [request], max_new_tokens, on_text)[0]
+
+    def answer(self, requests: Sequence[Request], max_new_tokens: int = 64) -> list[Answer]:
+        """Answers requests, in batches of rows of like length; errors as of `predict`."""
         rows = [self._encode(request) for request in requests]
         answers: dict[int, Answer] = {}
         by_length = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
         for start in range(0, len(rows), _ROWS_PER_BATCH):
             batch = by_length[start : start + _ROWS_PER_BATCH]
-            continued = generate(self.model, self.tokenizer, [rows[index] for index in batch], max_new_tokens)
-            for index, generated in zip(batch, continued, strict=True):
-                answers[index] = self._finish(generated, requests[index].image)
+            found = self._answer([rows[i] for i in batch], [requests[i] for i in batch], max_new_tokens, None)
+            answers |= dict(zip(batch, found, strict=True))
         return [answers[index] for index in range(len(rows))]
 
     def _encode(self, request: Request) -> EncodedRow:
-        prompts = list(enumerate(request.visual_prompts))
+        if not request.text.strip():
+            raise ValueError(f"text: expected a question, got {request.text!r}")
+        image = as_rgb(request.image)
+        known = len(self.tokenizer.visual_prompts)
+        if len(request.visual_prompts) > known:
+            raise ValueError(
+                f"visual prompts: expected at most {known}, as many as the student has tokens, "
+                f"got {len(request.visual_prompts)}"
+            )
+        prompts = [
+            (number, region_mask(region, image.shape[0], image.shape[1]))
+            for number, region in enumerate(request.visual_prompts)
+        ]
         text = name_prompts(request.text, list(range(len(prompts))))
-        image = np.asarray(request.image.convert("RGB"))
-        return self.processor.encode(image, [(text, None)], largest_first(prompts))
+        return self._rows.encode(image, [(text, None)], largest_first(prompts))
 
-    def _finish(self, generated: Generated, image: Image.Image) -> Answer:
-        text = self.tokenizer.decode(generated.token_ids)
-        if not len(generated.mask_logits):
-            return Answer(text, (), ())
-        logits = functional.interpolate(
-            generated.mask_logits[:, None], size=(image.height, image.width), mode="bilinear", align_corners=False
-        )[:, 0]
-        masks = logits > 0
-        certainty = torch.where(masks, logits.sigmoid(), 0).sum((1, 2)) / masks.sum((1, 2)).clamp_min(1)
-        return Answer(text, tuple(masks.cpu().numpy()), tuple(certainty.tolist()))
+    def _answer(
+        self,
+        rows: Sequence[EncodedRow],
+        requests: Sequence[Request],
+        max_new_tokens: int,
+        on_text: Callable[[str], None] | None,
+    ) -> list[Answer]:
+        device = self.model.device
+        inputs = {name: tensor.to(device) for name, tensor in model_inputs(rows, self.tokenizer).items()}
+        del inputs["labels"]
+        streamer = None if on_text is None else _Pieces(self.processor, on_text)
+        output = cast(
+            "GenerateOutput",
+            self.model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                return_dict_in_generate=True,
+                streamer=streamer,
+            ),
+        )
+        new = cast("Tensor", output.sequences)[:, inputs["input_ids"].shape[1] :].tolist()
+        return [
+            self._finish(tokens, masks, as_rgb(request.image).shape[:2])
+            for tokens, masks, request in zip(new, output["masks"], requests, strict=True)
+        ]
+
+    def _finish(self, tokens: list[int], logits: Tensor, size_px: tuple[int, ...]) -> Answer:
+        end = self.tokenizer.end_of_text
+        text = self.tokenizer.decode(tokens[: tokens.index(end)] if end in tokens else tokens)
+        masks, scores = masks_at(logits, (size_px[0], size_px[1]))
+        return Answer(text, tuple(masks), tuple(scores))
 
 
-def name_prompts(text: str, numbers: Sequence[int]) -> str:
-    """Replaces `<region1>` ... by the prompt tokens of the given numbers.
+class _Pieces(TextStreamer):
+    """Hands text on as soon as it is sure."""
 
-    Raises:
-        ValueError: a placeholder without a visual prompt.
+    def __init__(self, processor: PixelSailProcessor, on_text: Callable[[str], None]) -> None:
+        super().__init__(processor.tokenizer, skip_prompt=True, skip_special_tokens=False)
+        self._on_text = on_text
+        self._end = str(processor.tokenizer.eos_token)
 
-    >>> name_prompts("Is <region2> left of <region1>?", [7, 3])
-    'Is <Prompt3> left of <Prompt7>?'
-    """
-
-    def token(match: re.Match[str]) -> str:
-        place = int(match[1])
-        if not 1 <= place <= len(numbers):
-            raise ValueError(f"{match[0]}: expected one of {len(numbers)} visual prompts, got number {place}")
-        return f"<Prompt{numbers[place - 1]}>"
-
-    return _PLACEHOLDER.sub(token, text)
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called by transformers with each piece."""
+        text = text.removesuffix(self._end) if stream_end else text
+        if text:
+            self._on_text(text)

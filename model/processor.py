@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -71,6 +71,21 @@ class EncodedRow:
     """See `model.student.StudentInputs`; tokens and patches of this row."""
     grids: tuple[tuple[int, int], ...]
     """Rows and columns of patches of each image."""
+
+    def shortened(self, num_tokens: int) -> EncodedRow:
+        """The row without the text behind its first tokens; pictures have to lie before."""
+        assert not bool((self.prefix[num_tokens:] >= 0).any())
+        kept = self.pooled_slots < num_tokens
+        return replace(
+            self,
+            input_ids=self.input_ids[:num_tokens],
+            labels=self.labels[:num_tokens],
+            positions=self.positions[:, :num_tokens],
+            branch=self.branch[:num_tokens],
+            prefix=self.prefix[:num_tokens],
+            pooled_slots=self.pooled_slots[kept],
+            pooled_patches=self.pooled_patches[kept],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Container, Iterable, Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-__all__ = ["END_OF_TEXT", "SEG", "StudentTokenizer", "special_tokens"]
+__all__ = ["END_OF_TEXT", "SEG", "StudentTokenizer", "name_prompts", "special_tokens"]
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_PATCH, VISION_END = "<vision>", "<vpatch>", "</vision>"
 SEG = "[SEG]"
 POOLED_REGION = "<|vis_cls|>"
 """Stands behind a `<Prompt..>` where regions are pooled; the released model has it and gives it no use."""
+
+
+_PLACEHOLDER = re.compile(r"<region(\d+)>")
 
 
 def special_tokens(num_visual_prompts: int) -> list[str]:
@@ -48,6 +52,26 @@ class StudentTokenizer:
         self.end_of_text, self.seg, self.pooled_region = ids[END_OF_TEXT], ids[SEG], ids[POOLED_REGION]
         self.vision_start, self.vision_patch, self.vision_end = ids[VISION_START], ids[VISION_PATCH], ids[VISION_END]
         self.visual_prompts = [ids[f"<Prompt{number}>"] for number in range(num_visual_prompts)]
+
+    @property
+    def backend(self) -> Tokenizer:
+        """The tokenizer of the `tokenizers` library."""
+        return self._tokenizer
+
+    @staticmethod
+    def check(vocabulary: Container[str]) -> None:
+        """Makes sure that a vocabulary has the student's special tokens.
+
+        Raises:
+            ValueError: some are missing.
+        """
+        wanted = [END_OF_TEXT, TURN_START, TURN_END, *special_tokens(0)]
+        missing = [token for token in wanted if token not in vocabulary]
+        if missing:
+            raise ValueError(
+                f"tokenizer: expected the student's special tokens, these are missing: {', '.join(missing)}; load the "
+                "tokenizer of a student, or make a student of this language model with `sailloft convert`"
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -96,3 +120,22 @@ class StudentTokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, special tokens written out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def name_prompts(text: str, numbers: Sequence[int]) -> str:
+    """Replaces `<region1>` ... by the prompt tokens of the given numbers.
+
+    Raises:
+        ValueError: a placeholder without a visual prompt.
+
+    >>> name_prompts("Is <region2> left of <region1>?", [7, 3])
+    'Is <Prompt3> left of <Prompt7>?'
+    """
+
+    def token(match: re.Match[str]) -> str:
+        place = int(match[1])
+        if not 1 <= place <= len(numbers):
+            raise ValueError(f"{match[0]}: expected one of {len(numbers)} visual prompts, got number {place}")
+        return f"<Prompt{numbers[place - 1]}>"
+
+    return _PLACEHOLDER.sub(token, text)

@@ -16,8 +16,8 @@ import ray.train.torch
 import torch
 from torch import distributed
 
+from model.checkpoint import checkpoint_files, load_checkpoint, load_config, load_tokenizer
 from model.config import StudentConfig
-from model.predictor import Predictor, checkpoint_files
 from model.processor import Processor
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
@@ -208,7 +208,8 @@ def _train_worker(loop_config: Mapping[str, _Job]) -> None:
 
 def _tokenizer(student: StudentConfig, config: TrainingConfig, samples: Iterable[Sample]) -> StudentTokenizer:
     if config.init is not None:
-        return Predictor.load(Objects.open(config.init)).tokenizer
+        checkpoint = Objects.open(config.init)
+        return load_tokenizer(checkpoint, load_config(checkpoint))
     texts = list(example_texts(student.wordings))
     for sample in samples:
         for index in range(len(sample.turns)):
@@ -220,7 +221,7 @@ def _initial_model(student: StudentConfig, config: TrainingConfig) -> PixelSail:
     """Fresh weights by the seed, or those of a checkpoint; its distillation heads are always fresh."""
     model = PixelSail(student).init_weights(torch.Generator().manual_seed(config.seed))
     if config.init is not None:
-        weights = _trunk(Predictor.load(Objects.open(config.init)).model.state_dict())
+        weights = _trunk(load_checkpoint(Objects.open(config.init))[0].state_dict())
         expected = _trunk(model.state_dict())
         wrong = sorted(
             name

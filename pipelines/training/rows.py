@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.predictor import name_prompts
-from model.tokenizer import SEG
+from model.tokenizer import SEG, name_prompts
 from model.visual_prompt import largest_first
 from model.wordings import WordingStyle, answer_of, question_of
 from pipelines.training.mixture import RowSource
