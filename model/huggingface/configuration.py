@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, no_type_check
 
 from pydantic import ValidationError
 from transformers import PreTrainedConfig
@@ -14,6 +14,7 @@ from model.tokenizer import StudentTokenizer
 __all__ = ["PixelSailConfig"]
 
 
+@no_type_check  # run-time checkers take the generated `__init__` for all it accepts; transformers widens it
 class PixelSailConfig(PreTrainedConfig):
     """Fields of `model.config.StudentConfig`, flat, and the ids of the special tokens.
 

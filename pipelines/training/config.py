@@ -8,6 +8,7 @@ from typing import Literal, cast
 from pydantic import Field, field_validator
 
 from model.config import StudentConfig
+from model.lora import LoraConfig
 from model.objective import LossWeights
 from storage.keys import Json, content_key
 from storage.recipe import RecipeModel
@@ -15,7 +16,7 @@ from storage.schema import SCHEMA_VERSION, Task
 
 __all__ = ["VERSION", "MixtureEntry", "TrainingConfig", "training_key"]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same recipe on the same data would train another student."""
 
 
@@ -84,6 +85,8 @@ class TrainingConfig(RecipeModel):
     """Seeds the weights, the order of the data, the wordings and the points."""
     init: str | None = None
     """URL of a checkpoint to start from; null: fresh weights."""
+    lora: LoraConfig | None = None
+    """Low-rank adapters in the decoder, merged into the checkpoint; null: the whole student trains."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward pass; weights and optimiser stay float32."""
     gradient_checkpointing: bool = Field(default=False, json_schema_extra={"hashed": False})

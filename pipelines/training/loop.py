@@ -36,9 +36,9 @@ def make_optimizers(model: PixelSail, config: TrainingConfig) -> dict[str, torch
     Muon (orthogonalised momentum) takes the matrices inside the decoder layers and leaves embeddings
     and heads to AdamW, as its authors advise.
     """
-    inner = [p for p in model.layers.parameters() if p.ndim == 2] if config.muon_learning_rate else []
+    inner = [p for p in trained_parameters(model.layers) if p.ndim == 2] if config.muon_learning_rate else []
     taken = {id(parameter) for parameter in inner}
-    rest = [p for p in model.parameters() if id(p) not in taken]
+    rest = [p for p in trained_parameters(model) if id(p) not in taken]
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
@@ -111,7 +111,7 @@ class Trainer:
         if self.world_size > 1:
             self._sum_gradients()
             metrics = self._sum_metrics(metrics)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(trained_parameters(self.model), self.config.clip_norm)
         for optimizer in self.optimizers.values():
             optimizer.step()
         return {**metrics, "gradient_norm": float(norm), "learning_rate": self.config.learning_rate * factor}
@@ -127,7 +127,7 @@ class Trainer:
 
     def _sum_gradients(self) -> None:
         """Behind the gradients stands how many ranks have each: what none has stays without, as in one process."""
-        parameters = list(self.model.parameters())
+        parameters = trained_parameters(self.model)
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         counts = torch.tensor([float(p.grad is not None) for p in parameters], device=gradients[0].device)
         flat = torch.cat([*(gradient.flatten() for gradient in gradients), counts])
@@ -142,6 +142,11 @@ class Trainer:
         distributed.all_gather_object(gathered, dict(metrics))
         names = sorted({name for part in gathered for name in part})
         return {name: sum(part.get(name, 0.0) for part in gathered) for name in names}
+
+
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters that aren't frozen."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -18,6 +18,7 @@ from torch import distributed
 
 from model.checkpoint import checkpoint_files, load_checkpoint, load_config, load_tokenizer
 from model.config import StudentConfig
+from model.lora import add_lora, merge_lora
 from model.processor import Processor
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
@@ -170,6 +171,8 @@ def _train_worker(loop_config: Mapping[str, _Job]) -> None:
     tokenizer = _tokenizer(job.student, config, corpus.samples(splits=config.splits))
     student = job.student.model_copy(update={"vocab_size": tokenizer.vocab_size})
     model = _initial_model(student, config)
+    if config.lora is not None:
+        add_lora(model, config.lora, config.seed)
     state_folder = Objects.open(job.output).child("state")
     state = run_state.load_newest(state_folder)
     if state is not None:
@@ -283,6 +286,8 @@ def _means(rows: list[Mapping[str, float]]) -> dict[str, float]:
 
 def _publish(job: _Job, trainer: Trainer, tokenizer: StudentTokenizer, rows: list[Mapping[str, float]]) -> None:
     """Writes the checkpoint without the distillation heads; its manifest last."""
+    if job.training.lora is not None:
+        merge_lora(trainer.model)
     model = PixelSail(trainer.model.config.model_copy(update={"distillation": ()}))
     weights = cpu_copy(trainer.model.state_dict())
     model.load_state_dict(_trunk(weights))
