@@ -15,6 +15,8 @@ __all__ = ["prompt_mask"]
 
 _POINT_RADIUS_SHARE = 0.015
 """Radius of the disc that a point is painted with, as a share of the image's longer side."""
+_SHOWN_POINTS = 4
+"""Points of a scribble that a message lists."""
 
 
 def prompt_mask(prompt: VisualPrompt, regions: Sequence[Region], height_px: int, width_px: int) -> NDArray[np.bool_]:
@@ -47,16 +49,35 @@ def prompt_mask(prompt: VisualPrompt, regions: Sequence[Region], height_px: int,
     else:
         mask = _discs(prompt.points_xy_px, height_px, width_px)
     if not mask.any():
-        raise ValueError(f"{prompt.kind} prompt: expected pixels inside {width_px} x {height_px}, got none")
+        raise ValueError(
+            f"{prompt.kind} prompt: expected pixels inside {width_px} x {height_px}, got none in {_place(prompt)}; "
+            "coordinates are pixels of the picture as stored, x to the right and y down"
+        )
     return mask
+
+
+def _place(prompt: VisualPrompt) -> str:
+    """What a prompt points at, for a message; many points are cut."""
+    if prompt.kind is PromptKind.MASK:
+        return f"the mask of region {prompt.region}"
+    if prompt.kind is PromptKind.BOX:
+        return f"box_xyxy_px {prompt.box_xyxy_px}"
+    points = prompt.points_xy_px[:_SHOWN_POINTS]
+    more = len(prompt.points_xy_px) - len(points)
+    return f"points_xy_px {points}" + (f" and {more} more" if more else "")
 
 
 def _discs(points_xy_px: Sequence[tuple[float, float]], height_px: int, width_px: int) -> NDArray[np.bool_]:
     radius = max(1.0, _POINT_RADIUS_SHARE * max(height_px, width_px))
-    y, x = np.mgrid[:height_px, :width_px]
     mask = np.zeros((height_px, width_px), np.bool_)
     for px, py in _along(points_xy_px, radius):
-        mask |= (x + 0.5 - px) ** 2 + (y + 0.5 - py) ** 2 <= radius**2
+        if not (-radius < px < width_px + radius and -radius < py < height_px + radius):
+            continue
+        # The disc's own window: on the whole grid, a scribble on a large picture takes seconds.
+        top, bottom = max(int(py - radius), 0), min(int(np.ceil(py + radius)), height_px)
+        left, right = max(int(px - radius), 0), min(int(np.ceil(px + radius)), width_px)
+        y, x = np.ogrid[top:bottom, left:right]
+        mask[top:bottom, left:right] |= (x + 0.5 - px) ** 2 + (y + 0.5 - py) ** 2 <= radius**2
     return mask
 
 

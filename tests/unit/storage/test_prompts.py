@@ -66,6 +66,21 @@ def test_a_point_in_the_image_marks_its_pixel(data: st.DataObject, height: int, 
     assert np.hypot(columns + 0.5 - px, rows + 0.5 - py).max() <= reach + 1e-6
 
 
+@settings(deadline=None)
+@given(data=st.data(), height=st.integers(1, 200), width=st.integers(1, 200))
+def test_a_disc_is_what_the_whole_grid_says(data: st.DataObject, height: int, width: int) -> None:
+    """Halves put pixel centres right on the rim, where a window that is too small would show."""
+    px, py = (data.draw(st.integers(-10, 2 * side + 10)) / 2 for side in (width, height))
+    y, x = np.mgrid[:height, :width]
+    radius = max(1.0, 0.015 * max(height, width))
+    expected = (x + 0.5 - px) ** 2 + (y + 0.5 - py) ** 2 <= radius**2
+    if expected.any():
+        np.testing.assert_array_equal(prompt_mask(point((px, py)), (), height, width), expected)
+    else:
+        with pytest.raises(ValueError, match="point prompt: expected pixels inside"):
+            prompt_mask(point((px, py)), (), height, width)
+
+
 def test_disc_grows_with_the_image() -> None:
     small, large = (prompt_mask(point((side / 2, side / 2)), (), side, side).sum() for side in (60, 1000))
     assert small == pytest.approx(np.pi, abs=1)
@@ -102,13 +117,28 @@ def test_scribble_is_no_wider_than_its_discs() -> None:
     [
         (VisualPrompt(kind=PromptKind.MASK), "mask prompt: expected the index of a region"),
         (VisualPrompt(kind=PromptKind.BOX), "box prompt: expected box_xyxy_px"),
-        (VisualPrompt(kind=PromptKind.POINT), "point prompt: expected pixels inside 30 x 20, got none"),
-        (VisualPrompt(kind=PromptKind.MASK, region=0), "mask prompt: expected pixels inside"),
-        (box(40, 2, 50, 9), "box prompt: expected pixels inside"),
-        (box(-9, -9, 0, 0), "box prompt: expected pixels inside"),
-        (box(5, 5, 5, 9), "box prompt: expected pixels inside"),
-        (point((-30.0, 5.0)), "point prompt: expected pixels inside"),
-        (point((-30.0, 5.0), (-20.0, 9.0)), "scribble prompt: expected pixels inside"),
+        (
+            VisualPrompt(kind=PromptKind.POINT),
+            r"point prompt: expected pixels inside 30 x 20, got none in points_xy_px \(\)",
+        ),
+        (
+            VisualPrompt(kind=PromptKind.MASK, region=0),
+            "mask prompt: expected pixels inside .*got none in the mask of region 0",
+        ),
+        (
+            box(40, 2, 50, 9),
+            r"box prompt: expected pixels inside .*got none in box_xyxy_px \(40.0, 2.0, 50.0, 9.0\); coord",
+        ),
+        (box(-9, -9, 0, 0), r"box prompt: expected pixels inside .*got none in box_xyxy_px \(-9.0, -9.0, 0.0, 0.0\)"),
+        (box(5, 5, 5, 9), r"box prompt: expected pixels inside .*got none in box_xyxy_px \(5.0, 5.0, 5.0, 9.0\)"),
+        (point((-30.0, 5.0)), r"point prompt: expected pixels inside .*got none in points_xy_px \(\(-30.0, 5.0\),\)"),
+        (point((np.inf, 5.0)), r"point prompt: expected pixels inside .*got none in points_xy_px \(\(inf, 5.0\),\)"),
+        (point((np.nan, 5.0)), r"point prompt: expected pixels inside .*got none in points_xy_px \(\(nan, 5.0\),\)"),
+        (
+            point((-30.0, 5.0), (-20.0, 9.0)),
+            r"scribble prompt: expected pixels inside .*points_xy_px \(\(-30.0, 5.0\), \(-20.0, 9.0\)\); coordinates",
+        ),
+        (point(*[(-30.0, 5.0)] * 9), r"scribble prompt: expected pixels inside .*\(-30.0, 5.0\)\) and 5 more; coord"),
     ],
 )
 def test_a_prompt_without_pixels_is_refused(prompt: VisualPrompt, message: str) -> None:
