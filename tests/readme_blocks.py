@@ -1,4 +1,4 @@
-"""Runs the code blocks of README.md, as a reader would: `python -m tests.readme_blocks`.
+"""Runs the code blocks of README.md and docs/student.md, as a reader would: `python -m tests.readme_blocks`.
 
 A block is run after the line `<!-- run -->`, and left alone after `<!-- not run: reason -->`; one
 without either is an error, so that none goes stale unseen. It is a program and no test: blocks may
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ("README.md", "docs/student.md")
 BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>run|not run: [^\n]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -54,8 +55,9 @@ def main() -> int:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
     environment = {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     failed = 0
-    for block in read_blocks((ROOT / "README.md").read_text()):
-        where = f"README.md:{block.line}"
+    blocks = [(name, block) for name in DOCUMENTS for block in read_blocks((ROOT / name).read_text())]
+    for name, block in blocks:
+        where = f"{name}:{block.line}"
         if block.mark != "run":
             logger.info(
                 "%s: %s", where, block.mark or "no mark: put `<!-- run -->` or `<!-- not run: reason -->` above"
