@@ -138,6 +138,10 @@ class StudentConfig(RecipeModel):
                 f"initial_heads: expected at most num_key_value_heads {self.num_key_value_heads}, "
                 f"got {self.initial_heads.total()}"
             )
+        if not self.attention_bias and self.initial_heads.neighbours + self.initial_heads.recent_text:
+            raise ValueError(
+                "initial_heads: expected attention_bias for neighbours and recent_text, which are drawn as biases"
+            )
         doublings = (self.patch_size_px // self.mask_stride_px).bit_length() - 1
         if self.mask_stride_px > self.patch_size_px or self.mask_stride_px << doublings != self.patch_size_px:
             raise ValueError(

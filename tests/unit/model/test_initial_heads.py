@@ -8,7 +8,7 @@ import torch
 from model.attention import Attention, rotate
 from model.config import InitialHeads, StudentConfig
 from model.initial_heads import neighbour_heads, recent_text_heads
-from model.positions import conversation_positions, rotary_embedding
+from model.positions import rotary_embedding, sequence_positions
 from model.student import DecoderLayer, PixelSail
 
 
@@ -22,7 +22,7 @@ def test_neighbour_heads_look_one_place_further(config: StudentConfig) -> None:
     config = config.model_copy(update={**sizes, "rope_theta": 2.0})
     offsets: set[tuple[int, int]] = set()
     for seed in range(12):
-        attention = Attention(config, 0)
+        attention = Attention(config)
         for projection in (attention.q_proj, attention.k_proj):
             torch.nn.init.zeros_(projection.weight)
             torch.nn.init.zeros_(projection.bias)
@@ -46,9 +46,9 @@ def test_recent_text_heads_see_the_question_and_not_the_picture(config: StudentC
     """The last of 9 tokens behind an 8 x 8 picture gives them 0.80 to 0.94 of its attention; 0.12 if it were even."""
     sizes = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4, "rope_theta": 10.0}
     config = config.model_copy(update=sizes)
-    rotary = rotary_embedding(conversation_positions(1, (8, 8), 10)[:, None], 32, 10.0)
+    rotary = rotary_embedding(sequence_positions([1, (8, 8), 10])[:, None], 32, 10.0)
     for seed in range(5):
-        attention = Attention(config, 0)
+        attention = Attention(config)
         for projection in (attention.q_proj, attention.k_proj):
             torch.nn.init.zeros_(projection.bias)
         recent_text_heads(attention, 10.0, 1, 2, torch.Generator().manual_seed(seed))
@@ -76,7 +76,7 @@ def test_prompted_patch_heads_tell_one_prompt_from_another(prompted: PixelSail, 
     """Two prompts of 3 x 3 patches somewhere on 9 x 9 patches of noise as strong as they are: even attention would
     give each a tenth."""
     layer, embeddings = next(iter(decoder_layers(prompted))), prompted.embed_tokens.weight.detach()
-    rotary = rotary_embedding(conversation_positions(0, (9, 9), 6)[:, None], 32, 10.0)
+    rotary = rotary_embedding(sequence_positions([(9, 9), 6])[:, None], 32, 10.0)
     own: list[torch.Tensor] = []
     other: list[torch.Tensor] = []
     for seed in range(20):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.positions import conversation_positions, rotary_embedding
+from model.positions import rotary_embedding, sequence_positions
 
 
 def test_one_image_between_text() -> None:
-    found = conversation_positions(2, (3, 2), 3)
+    found = sequence_positions([2, (3, 2), 3])
     assert found.tolist() == [
         [0, 1, 2, 2, 2, 2, 2, 2, 5, 6, 7],
         [0, 1, 2, 2, 3, 3, 4, 4, 5, 6, 7],
@@ -17,24 +17,43 @@ def test_one_image_between_text() -> None:
     ]
 
 
+def test_two_images_of_one_row() -> None:
+    """The second image begins behind the first one's longer side and what is written between them."""
+    found = sequence_positions([1, (1, 3), 2, (2, 1), 1])
+    assert found.tolist() == [
+        [0, 1, 1, 1, 4, 5, 6, 6, 8],
+        [0, 1, 1, 1, 4, 5, 6, 7, 8],
+        [0, 1, 2, 3, 4, 5, 6, 6, 8],
+    ]
+
+
+def test_an_image_right_behind_another_begins_where_that_one_ends() -> None:
+    found = sequence_positions([(2, 2), (1, 2)])
+    assert found.tolist() == [[0, 0, 0, 0, 2, 2], [0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 2, 3]]
+
+
 def test_text_behind_goes_on_from_the_longer_side() -> None:
-    wide, tall = conversation_positions(1, (2, 7), 1), conversation_positions(1, (7, 2), 1)
+    wide, tall = sequence_positions([1, (2, 7), 1]), sequence_positions([1, (7, 2), 1])
     assert wide[:, -1].tolist() == tall[:, -1].tolist() == [8, 8, 8]
     assert wide[:, :-1].max() == 7
 
 
-def test_text_alone_counts_up() -> None:
-    assert conversation_positions(0, None, 4).tolist() == [[0, 1, 2, 3]] * 3
-    assert conversation_positions(2, None, 2).tolist() == [[0, 1, 2, 3]] * 3
+@pytest.mark.parametrize("segments", [[4], [0, 4], [2, 2], [1, 1, 2]])
+def test_text_alone_counts_up(segments: list[int]) -> None:
+    assert sequence_positions(segments).tolist() == [[0, 1, 2, 3]] * 3
 
 
-@pytest.mark.parametrize("lengths", [[3], [2, 4, 1]])
-def test_each_branch_stands_where_it_would_alone(lengths: list[int]) -> None:
-    together = conversation_positions(1, (2, 2), 1, lengths)
-    shared = 1 + 4 + 1
-    start = shared
+def test_nothing_has_no_positions() -> None:
+    assert sequence_positions([]).shape == (3, 0)
+
+
+@pytest.mark.parametrize("lengths", [[3], [2, 4, 1], [2, 0, 3]])
+@pytest.mark.parametrize("segments", [[1, (2, 2), 1], [1, (2, 2), 3, (1, 4), 1], [5]])
+def test_each_branch_stands_where_it_would_alone(segments: list[int | tuple[int, int]], lengths: list[int]) -> None:
+    together = sequence_positions(segments, lengths)
+    start = shared = sequence_positions(segments).shape[1]
     for length in lengths:
-        alone = conversation_positions(1, (2, 2), 1 + length)
+        alone = sequence_positions([*segments, length])
         assert together[:, start : start + length].equal(alone[:, shared:])
         start += length
     assert together.shape == (3, start)

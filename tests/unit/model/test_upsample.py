@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,8 +55,9 @@ def test_wide_hidden_states_are_projected_first() -> None:
     assert wide.blocks[0].transposed.weight.shape == (8, 8, 2, 2)
 
 
-def test_without_blocks_cells_are_projected_alone() -> None:
-    config = StudentConfig(hidden_size=32, num_attention_heads=2, patch_size_px=16, mask_stride_px=16, mask_dim=5)
+@pytest.mark.parametrize("fields", [{"mask_stride_px": 16}, {"mask_stride_px": 4, "upsampling": "none"}])
+def test_without_blocks_cells_are_projected_alone(fields: dict[str, Any]) -> None:
+    config = StudentConfig(hidden_size=32, num_attention_heads=2, patch_size_px=16, mask_dim=5, **fields)
     features = MaskFeatures(config)
     patches = torch.randn(1, 2, 2, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(features(patches), features.project(patches))
