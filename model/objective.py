@@ -71,7 +71,7 @@ class MaskTargets:
     """Conversation of each."""
     most: int
     """Masks of the image that has the most."""
-    masks: tuple[Shaped[Tensor, "masks height width"], ...]
+    masks: tuple[Shaped[Tensor, "_masks _height _width"], ...]
     """Target masks as uint8, of each image that has any."""
 
     def to(self, device: torch.device | str) -> MaskTargets:
@@ -126,7 +126,7 @@ class TrainingBatch:
 def training_batch(
     inputs: StudentInputs,
     labels: Int[Tensor, "batch tokens"],
-    masks: Sequence[Shaped[Tensor, "masks height width"]],
+    masks: Sequence[Shaped[Tensor, "_masks _height _width"]],
     features: Features,
     seg_id: int,
 ) -> TrainingBatch:
