@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -144,6 +145,67 @@ def submit(
         raise typer.Exit(done.exit_code)
     if not follow:
         typer.echo(f"follow it:  ray job logs --address {address} --follow {done.job_id}")
+
+
+class _Form(Enum):
+    """What `convert` can write."""
+
+    STUDENT = "student"
+    RELEASED = "released"
+
+
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  sailloft convert models/Qwen2.5-0.5B students/base patch_size_px=16\n"
+    "  sailloft convert models/EVE-7B-HD-v2.0 students/base-7b\n"
+    "  sailloft convert iter_9000.pth students/published --tokenizer models/tokenizer"
+    " num_attention_heads=14 rope_theta=1000000 rms_norm_eps=1.0e-6\n"
+    "  sailloft convert students/mine released --to released"
+)
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN",
+            help="Folder of a base (Qwen2, Qwen2.5, Mistral, SOLO, EVEv2) or of a student; "
+            "file or folder of released weights.",
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; it must not hold anything.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FIELD=VALUE]...",
+            help="Fields of the student that the weights leave open, such as mask_stride_px=2; the value is YAML.",
+        ),
+    ] = None,
+    form: Annotated[
+        _Form, typer.Option("--to", help="A checkpoint of ours, or one file by the released names.")
+    ] = _Form.STUDENT,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="FOLDER", help="Where tokenizer.json lies, if not beside the weights."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is drawn freshly.")] = 0,
+) -> None:
+    """Makes a student of a public base or of released weights, or released weights of a student.
+
+    Nothing is fetched: give what you have downloaded. Weights keep their number type.
+    """
+    from jobs.convert import convert as make
+    from jobs.display import open_display
+
+    with open_display() as display:
+        summary = make(
+            source,
+            output,
+            settings or [],
+            form=form.value,
+            tokenizer=tokenizer,
+            seed=seed,
+            display=display,
+        )
+    typer.echo(summary)
 
 
 @features_app.command("stat", epilog="Example:  sailloft features stat runs/teach/0123...")
