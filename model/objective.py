@@ -39,7 +39,7 @@ __all__ = ["LossTerms", "LossWeights", "TrainingBatch", "compute_losses", "draw_
 _EPSILON = 1e-4
 
 Grid = tuple[int, int]
-Features = Mapping[str, Mapping[Grid, tuple[list[int], Float[Tensor, "images channels h w"]]]]
+Features = Mapping[str, Mapping[Grid, tuple[list[int], Float[Tensor, "_known _channels _h _w"]]]]
 
 
 class LossWeights(RecipeModel):
@@ -145,7 +145,9 @@ def training_batch(
         ValueError: an image with another number of masks than of `[SEG]`.
     """
     document = inputs.document.flatten()
-    following = functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
+    # The first token of a conversation is predicted by nothing, least of all by the end of another one.
+    goes_on = inputs.document[:, 1:] == inputs.document[:, :-1]
+    following = functional.pad(labels[:, 1:].where(goes_on, IGNORED), (0, 1), value=IGNORED).flatten()
     label_slots = (following != IGNORED).nonzero()[:, 0]
     sizes = torch.tensor([rows * columns for rows, columns in inputs.grids], dtype=torch.long)
     first_patches = inputs.patch_slots[sizes.cumsum(0) - sizes]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from model.losses import (
+    PointDraws,
+    chunked_next_token_loss,
     dice_loss,
     distillation_loss,
     mask_bce_loss,
@@ -129,11 +133,14 @@ def test_points_between_centres_are_interpolated() -> None:
     torch.testing.assert_close(sample_points(maps, points), torch.tensor([[2.0, 4.0, 8.0]]))
 
 
+def drawn_points(num_masks: int, num_points: int, seed: int = 0, **fields: float) -> PointDraws:
+    return PointDraws.draw(num_masks, num_points, torch.Generator().manual_seed(seed), **fields)
+
+
 def test_uncertain_points_lie_where_the_logit_is_small() -> None:
     """A logit that falls from left to right through zero in the middle of the map."""
     logits = torch.linspace(-8, 8, 33).expand(2, 33, 33).contiguous()
-    generator = torch.Generator().manual_seed(0)
-    points = uncertain_points(logits, 400, generator)
+    points = uncertain_points(logits, drawn_points(2, 400))
     assert points.shape == (2, 400, 2)
     assert points.min() >= 0
     assert points.max() <= 1
@@ -144,18 +151,115 @@ def test_uncertain_points_lie_where_the_logit_is_small() -> None:
     assert uncertain.mean() < uniform.mean() / 3
 
 
+def test_uncertain_points_are_the_candidates_of_smallest_logits() -> None:
+    """Those of each mask are its own, and so are the uniform ones."""
+    logits, draws_of_three = draws(3, 6, 5).float(), drawn_points(3, 8)
+    points = uncertain_points(logits, draws_of_three)
+    sampled = sample_points(logits, draws_of_three.candidates).abs()
+    for mask in range(3):
+        best = sorted(range(24), key=lambda candidate: float(sampled[mask, candidate]))[:6]
+        assert points[mask, :6].equal(draws_of_three.candidates[mask, best])
+        assert points[mask, 6:].equal(draws_of_three.uniform[mask])
+
+
 def test_points_follow_from_the_generator() -> None:
-    logits = draws(1, 5, 5).float()
-    first, again, other = (uncertain_points(logits, 20, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert first.equal(again)
-    assert not first.equal(other)
+    first, again, other = (drawn_points(2, 20, seed) for seed in (1, 1, 2))
+    assert first.candidates.equal(again.candidates)
+    assert first.uniform.equal(again.uniform)
+    assert not first.candidates.equal(other.candidates)
+    assert not first.candidates[0].equal(first.candidates[1])
+    logits = draws(2, 5, 5).float()
+    assert uncertain_points(logits, first).equal(uncertain_points(logits, again))
+    assert not uncertain_points(logits, first).equal(uncertain_points(logits, other))
 
 
-@pytest.mark.parametrize("num_points", [1, 3, 10])
-def test_number_of_points(num_points: int) -> None:
-    assert uncertain_points(torch.zeros(1, 2, 2), num_points, torch.Generator()).shape == (1, num_points, 2)
+@pytest.mark.parametrize(
+    ("num_points", "fields", "expected"),
+    [
+        (1, {}, (3, 1, 0)),
+        (3, {}, (9, 1, 2)),
+        (10, {}, (30, 3, 7)),
+        (12_544, {}, (37_632, 3136, 9408)),
+        (10, {"importance": 0.0}, (30, 10, 0)),
+        (10, {"importance": 1.0, "oversample": 1.0}, (10, 0, 10)),
+    ],
+)
+def test_number_of_points(num_points: int, fields: dict[str, float], expected: tuple[int, int, int]) -> None:
+    drawn = drawn_points(2, num_points, **fields)
+    assert (drawn.candidates.shape[1], drawn.uniform.shape[1], drawn.num_uncertain) == expected
+    assert uncertain_points(torch.zeros(2, 2, 2), drawn).shape == (2, num_points, 2)
+
+
+def test_no_mask_has_no_points() -> None:
+    assert uncertain_points(torch.zeros(0, 2, 2), drawn_points(0, 8)).shape == (0, 8, 2)
 
 
 def test_choosing_points_passes_no_gradient() -> None:
     logits = draws(1, 4, 4).float().requires_grad_()
-    assert not uncertain_points(logits, 8, torch.Generator().manual_seed(0)).requires_grad
+    assert not uncertain_points(logits, drawn_points(1, 8)).requires_grad
+
+
+CHUNKS = [1, 3, 4, 6, 11, 12, 13, 100]
+
+
+@pytest.mark.parametrize("chunk_tokens", CHUNKS)
+def test_chunks_give_the_losses_and_gradients_of_all_logits(chunk_tokens: int) -> None:
+    targets = torch.randint(0, 17, (12,), generator=torch.Generator().manual_seed(5))
+    weights = draws(12, seed=6).float()
+
+    def by(chunked: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        hidden, embedding = (part.float().requires_grad_() for part in (draws(12, 8), draws(17, 8, seed=1)))
+        losses = (
+            chunked_next_token_loss(hidden, embedding, targets, chunk_tokens)
+            if chunked
+            else next_token_loss(hidden @ embedding.T, targets)
+        )
+        return losses, torch.autograd.grad((losses * weights).sum(), (hidden, embedding))
+
+    (found, gradients), (expected, expected_gradients) = by(True), by(False)
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-5)
+    for one, two in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=0.0, atol=1e-5)
+
+
+def test_no_target_has_no_loss() -> None:
+    found = chunked_next_token_loss(torch.zeros(0, 8), torch.zeros(17, 8), torch.zeros(0, dtype=torch.long), 4)
+    assert found.shape == (0,)
+
+
+def test_logits_of_half_precision_are_lifted_within_each_chunk() -> None:
+    hidden, embedding, targets = draws(6, 8).bfloat16(), draws(17, 8, seed=1).bfloat16(), torch.arange(6)
+    found = chunked_next_token_loss(hidden, embedding, targets, 4)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, next_token_loss(hidden @ embedding.T, targets), rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 5])
+def test_logits_are_held_for_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch, chunk_tokens: int) -> None:
+    """Of each chunk they are computed once ahead and once again going back, and are gone before the next."""
+    made: list[weakref.ref[Tensor]] = []
+    sizes: list[int] = []
+    linear = functional.linear
+
+    def spying(inputs: Tensor, weight: Tensor) -> Tensor:
+        assert not [logits for logits in made if logits() is not None]
+        logits = linear(inputs, weight)
+        made.append(weakref.ref(logits))
+        sizes.append(len(logits))
+        return logits
+
+    monkeypatch.setattr(functional, "linear", spying)
+    saved: list[tuple[int, ...]] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tuple(tensor.shape))
+        return tensor
+
+    hidden, embedding = draws(12, 8).float().requires_grad_(), draws(17, 8, seed=1).float().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        losses = chunked_next_token_loss(hidden, embedding, torch.arange(12), chunk_tokens)
+    chunks = [min(chunk_tokens, 12 - start) for start in range(0, 12, chunk_tokens)]
+    assert sizes == chunks
+    assert not [shape for shape in saved if shape[-1:] == (17,)]
+    losses.sum().backward()
+    assert sizes == chunks + chunks[::-1]
