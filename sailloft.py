@@ -26,7 +26,12 @@ _EXPORTS = {
     "Request": "model.predictor",
     "Sample": "storage.schema",
     "StudentConfig": "model.config",
+    "Task": "storage.schema",
+    "decode_mask": "storage.masks",
+    "draw_masks": "model.drawing",
     "open_features": "storage.features",
+    "prompt_mask": "storage.prompts",
+    "question_of": "model.wordings",
 }
 
 __all__ = ["PACKAGES", "check_packages", "main", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.pointing import InOrder, pointed_in_order
 from storage.errors import SailloftError
 
 if TYPE_CHECKING:
@@ -206,6 +207,53 @@ def convert(
             display=display,
         )
     typer.echo(summary)
+
+
+@app.command(
+    cls=InOrder,
+    epilog="\b\nExamples:\n"
+    "  sailloft predict CHECKPOINT scene.png 'the red ring' --output masked.png\n"
+    "  sailloft predict CHECKPOINT photo.jpg 'describe <region1>' --box 40,60,200,180\n"
+    "  sailloft predict s3://bucket/student photo.jpg 'the dog left of <region1>' --point 80,90 --json",
+)
+def predict(
+    context: typer.Context,
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder or URL of a trained student.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture: PNG, JPEG or what else PIL reads.")],
+    text: Annotated[
+        str, typer.Argument(metavar="TEXT", help="The question; <region1> is the first region given, and so on.")
+    ],
+    box: Annotated[
+        list[str] | None, typer.Option("--box", metavar="x0,y0,x1,y1", help="A region: a box, in pixels.")
+    ] = None,
+    point: Annotated[list[str] | None, typer.Option("--point", metavar="x,y", help="A region: a point.")] = None,
+    scribble: Annotated[
+        list[str] | None,
+        typer.Option("--scribble", metavar="x,y;x,y;...", help="A region: a line through points; quote it."),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option("--mask", metavar="FILE.png", help="A region: black outside, one other level inside."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE.png", help="Write the picture with masks and regions.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object: text, scores, masks as COCO RLE, size.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Upper bound of the answer.")] = 64,
+    device: Annotated[str, typer.Option("--device", help="Where the student runs, such as cuda.")] = "cpu",
+) -> None:
+    """Asks a student about a picture: shows its text, then each mask with score and area.
+
+    Regions may be given several times and are numbered in the order on the command line. Coordinates are pixels of the
+    upright picture as viewers show it, x to the right and y down.
+    """
+    from jobs.predict import Asked
+    from jobs.predict import predict as answer
+
+    pointed = pointed_in_order(context.meta, {"box": box, "point": point, "scribble": scribble, "mask": mask})
+    answer(Asked(checkpoint, image, text, pointed, output, as_json, max_new_tokens, device))
 
 
 @features_app.command("stat", epilog="Example:  sailloft features stat runs/teach/0123...")

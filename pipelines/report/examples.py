@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.drawing import ANSWER, PROMPT, TRUTH, fit, outlined, spotlit
 from pipelines.evaluation.benchmarks.base import Unit, truth_of
 from pipelines.evaluation.inference import picture_of, truth_bitmap
 from pipelines.evaluation.records import Prediction, Variant
 from pipelines.report.inputs import Features
-from pipelines.report.pictures import ANSWER, PROMPT, TRUTH, data_uri, fit, outlined, pca_picture, spotlit
+from pipelines.report.pictures import SIDE_PX, data_uri, pca_picture
 from storage.corpus import Corpus
 from storage.masks import decode_mask
 from storage.schema import Mask, Task
@@ -86,7 +87,7 @@ class Gallery:
         """A picture at the size that is shown."""
         if image_id not in self._pictures:
             self._pictures[image_id] = picture_of(self._corpus.image(image_id))
-        return fit(self._pictures[image_id])
+        return fit(self._pictures[image_id], SIDE_PX)
 
     def truth(self, row: Prediction) -> NDArray[np.bool_] | None:
         """The mask that a prediction was compared with; None: nothing is meant."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.report.pictures import ANSWER, data_uri, fit, outlined, pca_picture, spotlit
+from pipelines.report.pictures import data_uri, pca_picture
 
 
 def test_pca_separates_regions_and_ignores_rotation() -> None:
@@ -33,33 +33,6 @@ def test_pca_keeps_distances_of_three_channel_features() -> None:
 @pytest.mark.parametrize("channels", [1, 2, 5])
 def test_pca_of_constant_features_is_grey(channels: int) -> None:
     assert (pca_picture(np.full((channels, 3, 4), 7.3, np.float32)) == 128).all()
-
-
-def test_spotlight_keeps_the_inside_and_darkens_the_rest() -> None:
-    pixels = np.full((40, 40, 3), 200, np.uint8)
-    mask = np.zeros((20, 20), bool)
-    mask[5:15, 5:15] = True
-    shown = spotlit(pixels, mask, ANSWER)
-    assert (shown[20, 20] == 200).all()
-    assert (shown[0, 0] < 110).all()
-    assert (shown[10, 20] == ANSWER).all()
-    assert (spotlit(pixels, None, ANSWER) < 110).all()
-
-
-def test_outline_leaves_everything_else() -> None:
-    pixels = np.full((40, 40, 3), 90, np.uint8)
-    mask = np.zeros((40, 40), bool)
-    mask[10:30, 10:30] = True
-    shown = outlined(pixels, mask, ANSWER)
-    assert (shown[20, 20] == 90).all()
-    assert (shown[0, 0] == 90).all()
-    assert (shown[10, 20] == ANSWER).all()
-    assert (pixels == 90).all()
-
-
-@pytest.mark.parametrize(("size", "shown"), [((96, 96), (288, 288)), ((640, 480), (288, 216)), ((3, 900), (1, 288))])
-def test_pictures_are_shown_at_one_size(size: tuple[int, int], shown: tuple[int, int]) -> None:
-    assert fit(Image.new("RGB", size)).shape == (shown[1], shown[0], 3)
 
 
 def test_photographs_become_jpeg_and_drawings_stay_exact() -> None:
