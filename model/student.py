@@ -187,7 +187,9 @@ class PixelSail(nn.Module):
         self.norm = nn.RMSNorm(dim, eps=config.rms_norm_eps)
         self.lm_head = None if config.tie_word_embeddings else nn.Linear(dim, config.vocab_size, bias=False)
         self.mask_features = MaskFeatures(config)
-        self.seg_query = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, config.mask_dim))
+        self.seg_query = nn.Sequential(
+            nn.Linear(dim, config.mask_channels), nn.ReLU(), nn.Linear(config.mask_channels, config.mask_dim)
+        )
         self.distillation_heads = nn.ModuleDict(
             {
                 head.teacher: nn.Linear(config.mask_dim if head.source == "mask_features" else dim, head.num_channels)

@@ -45,7 +45,9 @@ class MaskFeatures(nn.Module):
         super().__init__()
         channels = config.mask_channels
         self.reduce = (
-            nn.Sequential(nn.Linear(config.hidden_size, channels), nn.ReLU(), nn.Linear(channels, channels))
+            nn.Sequential(
+                nn.Linear(config.hidden_size, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, channels)
+            )
             if config.hidden_size > config.max_mask_channels
             else nn.Identity()
         )

@@ -158,3 +158,26 @@ def test_weights_that_every_student_has() -> None:
 def test_further_settings_are_taken() -> None:
     config = released_config(released(), {**UNTOLD, "max_side_px": 512, "num_visual_prompts": 3})
     assert (config.max_side_px, config.num_visual_prompts) == (512, 3)
+
+
+def test_the_mask_head_of_the_3b_model_has_the_released_shapes() -> None:
+    """As bytedance/Sa2VA, `sa2va_eval/projects/ST/models/sa2va_ST.py`, builds it: only hidden states over 1,024 wide
+    are reduced, by two layers of which the first keeps the width."""
+    config = StudentConfig(hidden_size=2048, num_attention_heads=16, num_key_value_heads=2, num_layers=1)
+    with torch.device("meta"):
+        released = to_released(PixelSail(config).state_dict())
+    shapes = {name: tuple(tensor.shape) for name, tensor in released.items() if "projector" in name}
+    assert shapes == {
+        "image_feature_pre_projector.0.weight": (2048, 2048),
+        "image_feature_pre_projector.0.bias": (2048,),
+        "image_feature_pre_projector.2.weight": (1024, 2048),
+        "image_feature_pre_projector.2.bias": (1024,),
+        "seg_token_projector.0.weight": (1024, 2048),
+        "seg_token_projector.0.bias": (1024,),
+        "seg_token_projector.2.weight": (512, 1024),
+        "seg_token_projector.2.bias": (512,),
+        "image_feature_projector.0.weight": (1024, 1024),
+        "image_feature_projector.0.bias": (1024,),
+        "image_feature_projector.2.weight": (512, 1024),
+        "image_feature_projector.2.bias": (512,),
+    }

@@ -51,7 +51,7 @@ def test_wide_hidden_states_are_projected_first() -> None:
     patches = torch.randn(2, 2, 3, 32, generator=torch.Generator().manual_seed(0))
     assert narrow(patches).shape == wide(patches).shape == (2, 8, 12, 10)
     assert isinstance(narrow.reduce, nn.Identity)
-    assert [tuple(p.shape) for p in wide.reduce.parameters()] == [(8, 32), (8,), (8, 8), (8,)]
+    assert [tuple(p.shape) for p in wide.reduce.parameters()] == [(32, 32), (32,), (8, 32), (8,)]
     assert wide.blocks[0].transposed.weight.shape == (8, 8, 2, 2)
 
 
