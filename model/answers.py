@@ -47,7 +47,7 @@ def answered_masks(
     prompt: StudentInputs,
     hidden: Float[Tensor, "rows seen dim"],
     is_seg: Bool[Tensor, "rows tokens"],
-) -> tuple[Float[Tensor, "masks h w"], ...]:
+) -> tuple[Float[Tensor, "_masks _h _w"], ...]:
     """Mask logits at the mask grid, for each row one map per `[SEG]`.
 
     Args:

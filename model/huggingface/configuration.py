@@ -26,7 +26,7 @@ class PixelSailConfig(PreTrainedConfig):
     """
 
     model_type = MODEL_TYPE
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "masks"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["loss_terms", "past_key_values", "last_hidden_state", "masks"]
     attribute_map: ClassVar[dict[str, str]] = {"num_hidden_layers": "num_layers"}
 
     vision_start_token_id: int | None = None
@@ -41,7 +41,11 @@ class PixelSailConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if "num_hidden_layers" in kwargs:
-            kwargs["num_layers"] = kwargs.pop("num_hidden_layers")
+            hidden = kwargs.pop("num_hidden_layers")
+            if kwargs.setdefault("num_layers", hidden) != hidden:
+                raise ValueError(
+                    f"num_hidden_layers: expected num_layers {kwargs['num_layers']}, its other name, got {hidden}"
+                )
         given = {name: kwargs.pop(name) for name in StudentConfig.model_fields if name in kwargs}
         try:
             student = StudentConfig.model_validate(given)

@@ -51,6 +51,8 @@ class VisualInputs:
                 f"pixel_values: expected (patches, {num_pixels}), which are patches of {config.student.patch_size_px} "
                 f"px, got {tuple(pixels.shape)}; take them from this student's processor"
             )
+        if grids.ndim != 2 or grids.shape[1] != 2:
+            raise ValueError(f"image_grids: expected (images, 2), got {tuple(grids.shape)}")
         expected = int(grids.prod(1).sum())
         if len(pixels) != expected:
             raise ValueError(f"pixel_values: expected {expected} patches by image_grids, got {len(pixels)}")
@@ -61,6 +63,13 @@ class VisualInputs:
             raise ValueError(f"visual_prompt_ids: expected one per patch, {len(pixels)}, got {len(prompts)}")
         pairs = [given.get(name) for name in ("pooled_tokens", "pooled_patches")]
         pooled_tokens, pooled_patches = (none if part is None else part for part in pairs)
+        if len(pooled_tokens) != len(pooled_patches):
+            raise ValueError(
+                f"pooled_tokens and pooled_patches: expected pairs, got {len(pooled_tokens)} and {len(pooled_patches)}"
+            )
+        last = int(pooled_patches.max()) if len(pooled_patches) else -1
+        if last >= len(pixels):
+            raise ValueError(f"pooled_patches: expected numbers below {len(pixels)}, the patches given, got {last}")
         return cls(pixels, grids, prompts, pooled_tokens, pooled_patches)
 
     def repeated(self, images_per_row: list[int], pooled_per_row: list[int], times: int) -> VisualInputs:
@@ -107,6 +116,10 @@ def student_inputs(
         ValueError: images in the text that don't fit those given.
     """
     device = input_ids.device
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask: expected {tuple(input_ids.shape)} like input_ids, got {tuple(attention_mask.shape)}"
+        )
     real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     grids = [(rows, columns) for rows, columns in visual.image_grids.tolist()]
     prefix = torch.full_like(input_ids, -1)

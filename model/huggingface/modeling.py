@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
@@ -10,15 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
-from transformers.generation.utils import GenerateOutput
+from transformers.cache_utils import Cache, DynamicLayer, StaticCache
+from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateOutput
 from transformers.utils.generic import ModelOutput
 
 from model.answers import answered_masks, extended
-from model.attention import DenseMask
+from model.attention import Attention, DenseMask
 from model.huggingface.configuration import PixelSailConfig
 from model.huggingface.inputs import VisualInputs, student_inputs
-from model.objective import LossWeights, draw_points, losses_of, training_batch
+from model.initial_heads import draw_initial_heads
+from model.objective import LossTerms, LossWeights, draw_points, losses_of, training_batch
 from model.student import PixelSail, StudentInputs
 from model.tokenizer import StudentTokenizer
 
@@ -36,7 +37,7 @@ class PixelSailOutput(ModelOutput):
     """With `labels`: the published objective without teachers."""
     loss_terms: dict[str, Float[Tensor, ""]] | None = None
     """Each term of the loss, unweighted."""
-    logits: Float[Tensor, "batch tokens vocab"] | None = None
+    logits: Float[Tensor, "batch kept vocab"] | None = None
     """Next-token logits; None where only a loss is asked for in training mode."""
     past_key_values: Cache | None = None
     last_hidden_state: Float[Tensor, "batch tokens dim"] | None = None
@@ -78,6 +79,7 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     input_modalities: ClassVar[list[str]] = ["image", "text"]  # pyright: ignore[reportIncompatibleVariableOverride]
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean over conversations, whatever Trainer counts
     _no_split_modules: ClassVar[list[str]] = ["DecoderLayer"]  # pyright: ignore[reportIncompatibleVariableOverride]
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -95,7 +97,30 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with torch.device("meta"):
             wrapped = cls(PixelSailConfig.of(student.config, tokenizer))
         wrapped.model = student
+        wrapped.training = student.training
         return wrapped
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] (the rest goes on by place and name)
+        cls, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """Loads a folder or repository, with every option of transformers' `from_pretrained`.
+
+        Raises:
+            ValueError: weights of other shapes than the configuration says; the message lists each.
+        """
+        if kwargs.get("ignore_mismatched_sizes"):
+            return super().from_pretrained(*args, output_loading_info=output_loading_info, **kwargs)
+        # Transformers' own error says that there are some, but not which.
+        kwargs["ignore_mismatched_sizes"] = True
+        model, info = cast("tuple[Any, Any]", super().from_pretrained(*args, output_loading_info=True, **kwargs))
+        wrong = [
+            f"{name}: expected {tuple(expected)}, got {tuple(found)}"
+            for name, found, expected in sorted(info["mismatched_keys"])
+        ]
+        if wrong:
+            raise ValueError(f"weights don't fit the configuration: {'; '.join(wrong)}")
+        return (model, info) if output_loading_info else model
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embeddings."""
@@ -114,17 +139,36 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if self.model.lm_head is not None:
             self.model.lm_head = cast("nn.Linear", new_embeddings)
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Gives the vocabulary another size, in the student's configuration too."""
+        resized = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self.model.config = self.config.student
+        return resized
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        names = {part: name for name, part in self.model.named_modules()}
-        name = names.get(module)
-        if name is None or any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        own = dict(module.named_parameters(recurse=False))
+        if any(parameter.is_meta for parameter in own.values()):
             return
+        loaded = {name: parameter.clone() for name, parameter in own.items() if _is_loaded(parameter)}
+        # Embeddings that are to replace the student's, as they get another size, have no name in it yet.
+        name = {part: name for name, part in self.model.named_modules()}.get(module, "")
         if isinstance(module, nn.RMSNorm | nn.LayerNorm):
             module.reset_parameters()
         self.model.draw_module(name, module)
         if name == "vp_embed":
             self.model.draw_prompt_embedding()
+        # Transformers counts modules, so that one without bias, say, is drawn as a whole.
+        for part, values in loaded.items():
+            own[part].copy_(values)
+        if name.endswith(".k_proj"):
+            # Queries come first; the layer itself, which has no weight of its own, is never asked for.
+            attention = self.model.get_submodule(name.removesuffix(".k_proj"))
+            if isinstance(attention, Attention) and not any(map(_is_loaded, attention.parameters())):
+                generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+                draw_initial_heads(attention, self.model.config, self.model.vp_embed.weight, generator)
 
     def student_inputs(
         self,
@@ -185,11 +229,13 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
             },
             input_ids.device,
         )
+        _check_cache(past_key_values)
         if past_key_values is not None and past_key_values.get_seq_length():
             if labels is not None:
                 raise ValueError("labels: expected no filled cache beside them")
             return self._continue(input_ids, attention_mask, position_ids, past_key_values, logits_to_keep)
-        if past_key_values is None and use_cache and labels is None:
+        recomputes = self.model.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        if past_key_values is None and use_cache and labels is None and not recomputes:
             past_key_values = AnswerCache(self.config.num_layers)
         inputs = student_inputs(self.config, input_ids, attention_mask, visual)
         if position_ids is not None:
@@ -197,12 +243,16 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
         hidden = self.model(inputs, past_key_values)
         if isinstance(past_key_values, AnswerCache):
             past_key_values.keep(hidden)
-        output = PixelSailOutput(past_key_values=past_key_values, last_hidden_state=hidden)
-        if labels is not None:
-            self._add_losses(output, inputs, labels, mask_labels, hidden)
-        if labels is None or not self.training:
-            output.logits = self.model.logits(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
-        return output
+        losses, logits = self._losses(inputs, labels, mask_labels, hidden), None
+        if losses is None or not self.training:
+            logits = self.model.logits(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+        return PixelSailOutput(
+            loss=None if losses is None else losses.total,
+            loss_terms=None if losses is None else dict(losses.terms),
+            logits=logits,
+            past_key_values=past_key_values,
+            last_hidden_state=hidden,
+        )
 
     def _continue(
         self,
@@ -237,22 +287,26 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
         logits = self.model.logits(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
         return PixelSailOutput(logits=logits, past_key_values=cache, last_hidden_state=hidden)
 
-    def _add_losses(
-        self,
-        output: PixelSailOutput,
-        inputs: StudentInputs,
-        labels: Tensor,
-        mask_labels: Sequence[Tensor] | None,
-        hidden: Tensor,
-    ) -> None:
+    def _losses(
+        self, inputs: StudentInputs, labels: Tensor | None, mask_labels: Sequence[Tensor] | None, hidden: Tensor
+    ) -> LossTerms | None:
+        if labels is None:
+            if mask_labels is not None:
+                raise ValueError("mask_labels: expected labels beside them, got none")
+            return None
+        if labels.shape != inputs.input_ids.shape:
+            raise ValueError(
+                f"labels: expected {tuple(inputs.input_ids.shape)} like input_ids, got {tuple(labels.shape)}"
+            )
         seg_id = self.config.seg_token_id
         if mask_labels is None:
             mask_labels, seg_id = [torch.zeros(0, 1, 1)] * len(inputs.grids), None
+        if len(mask_labels) != len(inputs.grids):
+            raise ValueError(f"mask_labels: expected {len(inputs.grids)}, one entry per image, got {len(mask_labels)}")
         targets = training_batch(inputs.to("cpu"), labels.cpu(), mask_labels, {}, -1 if seg_id is None else seg_id)
         batch = targets.to(hidden.device)
         generator = torch.Generator(hidden.device).manual_seed(int(torch.randint(2**62, ())))
-        losses = losses_of(self.model, hidden, batch, self.loss_weights, draw_points(batch, _MASK_POINTS, generator))
-        output.loss, output.loss_terms = losses.total, dict(losses.terms)
+        return losses_of(self.model, hidden, batch, self.loss_weights, draw_points(batch, _MASK_POINTS, generator))
 
     @torch.no_grad()
     def generate(  # pyright: ignore[reportIncompatibleMethodOverride] (the rest goes on by name)
@@ -277,19 +331,30 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if not isinstance(input_ids, Tensor) or input_ids.ndim != 2 or not input_ids.shape[1]:
             got = tuple(input_ids.shape) if isinstance(input_ids, Tensor) else type(input_ids).__name__
             raise ValueError(f"input_ids: expected a tensor (rows, tokens) of at least one token, got {got}")
+        attention_mask = kwargs.get("attention_mask")
+        if attention_mask is not None and not bool(attention_mask[:, -1].all()):
+            raise ValueError(
+                "attention_mask: expected padding on the left, so that answers follow the text, got it on the right"
+            )
         visual = VisualInputs.of(self.config, {name: kwargs.pop(name, None) for name in _VISUAL}, input_ids.device)
         if kwargs.get("position_ids") is None:
-            kwargs["position_ids"] = student_inputs(
-                self.config, input_ids, kwargs.get("attention_mask"), visual
-            ).positions
-        wants_cache = kwargs.get("use_cache") is not False and kwargs.get("cache_implementation") is None
-        if wants_cache and kwargs.get("past_key_values") is None and kwargs.get("generation_config") is None:
+            kwargs["position_ids"] = student_inputs(self.config, input_ids, attention_mask, visual).positions
+        if kwargs.get("past_key_values") is None and self._grows_a_cache(kwargs):
             kwargs["past_key_values"] = AnswerCache(self.config.num_layers)
         output = super().generate(input_ids=input_ids, **visual.as_arguments(), **kwargs)  # pyright: ignore
         if not isinstance(output, Tensor):
-            attention_mask = kwargs.get("attention_mask")
             output["masks"] = self._masks(cast("GenerateOutput", output), input_ids, attention_mask, visual)
         return cast("Tensor | GenerateOutput", output)
+
+    def _grows_a_cache(self, options: Mapping[str, Any]) -> bool:
+        """Whether options of generation, by name, in a configuration or the model's own, leave the cache to us."""
+        configurations = (options.get("generation_config"), self.generation_config)
+
+        def setting(name: str) -> object:
+            found = (options.get(name), *(getattr(known, name, None) for known in configurations))
+            return next((value for value in found if value is not None), None)
+
+        return setting("use_cache") is not False and setting("cache_implementation") is None
 
     def _masks(
         self, output: GenerateOutput, input_ids: Tensor, attention_mask: Tensor | None, visual: VisualInputs
@@ -304,9 +369,9 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
         prompt = student_inputs(self.config, input_ids, attention_mask, visual)
         is_seg = sequences == self.config.seg_token_id
         is_seg[:, : input_ids.shape[1]] = False
-        cache = output.past_key_values
-        hidden = cache.hidden if isinstance(cache, AnswerCache) else None
-        if hidden is None or len(hidden) != len(sequences) or bool(is_seg[:, hidden.shape[1] :].any()):
+        cache, by_beams = output.past_key_values, isinstance(output, GenerateBeamDecoderOnlyOutput)
+        hidden = cache.hidden if isinstance(cache, AnswerCache) and not by_beams else None
+        if hidden is None or bool(is_seg[:, hidden.shape[1] :].any()):
             # Beams end elsewhere than where they ran, and the last token was never fed back: once more, as a whole.
             hidden = self.model(extended(prompt, sequences))
         return answered_masks(self.model, prompt, hidden, is_seg)
@@ -337,6 +402,7 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self, input_ids: Tensor, past_key_values: Cache | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Images go in once, with the prompt, and with every pass where nothing is cached."""
+        _check_cache(past_key_values)
         if past_key_values is not None and past_key_values.get_seq_length():
             for name in _VISUAL:
                 kwargs.pop(name, None)
@@ -351,6 +417,19 @@ def generation_config(config: PixelSailConfig) -> GenerationConfig:
         pad_token_id=config.pad_token_id,
         suppress_tokens=[token for token in (*never, config.pooled_region_token_id) if token is not None] or None,
     )
+
+
+def _is_loaded(parameter: nn.Parameter) -> bool:
+    """Whether transformers has put a weight of a checkpoint here."""
+    return bool(getattr(parameter, "_is_hf_initialized", False))
+
+
+def _check_cache(cache: Cache | None) -> None:
+    if isinstance(cache, StaticCache):
+        raise ValueError(
+            f"past_key_values: expected a cache that grows, as DynamicCache does, got {type(cache).__name__}; "
+            "leave cache_implementation out"
+        )
 
 
 def _with_positions(inputs: StudentInputs, positions: Tensor) -> StudentInputs:

@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from model.answers import answered_masks
 from model.config import DistillationHead, StudentConfig
+from model.huggingface import PixelSailConfig, PixelSailForConditionalGeneration
 from model.losses import dice_loss, distillation_loss, mask_bce_loss, next_token_loss
 from model.positions import sequence_positions
 from model.processor import normalise_and_patchify
@@ -143,6 +145,35 @@ def test_masks(golden: Golden, outputs: Outputs) -> None:
         check(outputs.queries[i], golden.tensors[f"out.seg_embeddings.{i}"])
         check(outputs.mask_features[i], golden.tensors[f"out.mask_features.{i}"])
         check(outputs.mask_logits[i], golden.tensors[f"out.mask_logits.{i}"])
+
+
+def test_the_model_of_transformers(golden: Golden) -> None:
+    """Hidden states, logits and masks by way of its own arguments: positions and structure follow from the tokens."""
+    special, inputs = golden.facts["special_token_ids"], golden.inputs()
+    config = PixelSailConfig(
+        **golden.model.config.model_dump(mode="json"),
+        vision_start_token_id=special["<vision>"],
+        image_token_id=special["<vpatch>"],
+        vision_end_token_id=special["</vision>"],
+        seg_token_id=special["[SEG]"],
+    )
+    model = PixelSailForConditionalGeneration(config).eval()
+    model.model.load_state_dict(golden.model.state_dict())
+    given = {
+        "input_ids": golden.tensors["in.input_ids"],
+        "pixel_values": golden.tensors["in.vision_patches"],
+        "image_grids": torch.tensor(golden.facts["patch_grid"]),
+        "visual_prompt_ids": inputs.patch_prompt_ids,
+    }
+    with torch.no_grad():
+        output = model(**given)
+        prompt = model.student_inputs(**given)
+        masks = answered_masks(model.model, prompt, output.last_hidden_state, inputs.input_ids == special["[SEG]"])
+    assert prompt.positions.equal(golden.tensors["in.position_ids"])
+    check(output.last_hidden_state, golden.tensors["out.last_hidden_state"])
+    check(output.logits, golden.tensors["out.logits"])
+    for i, of_row in enumerate(masks):
+        check(of_row, golden.tensors[f"out.mask_logits.{i}"])
 
 
 def test_losses(golden: Golden, outputs: Outputs) -> None:

@@ -27,7 +27,8 @@ class ScriptedStudent(PixelSail):
     def logits(self, hidden: Tensor) -> Tensor:
         self.calls = getattr(self, "calls", -1) + 1
         wanted = [row[self.calls % len(row)] for row in self.script]
-        return torch.nn.functional.one_hot(torch.tensor(wanted), self.config.vocab_size).float()
+        of_rows = torch.nn.functional.one_hot(torch.tensor(wanted), self.config.vocab_size).float()
+        return of_rows[:, None].expand(-1, hidden.shape[1], -1)
 
 
 @pytest.fixture(scope="session")
