@@ -23,10 +23,10 @@ def join(folder: Path, rank: int) -> None:
 
 def train(folder: Path, rank: int) -> PixelSail:
     """Trains on the batches that lie in the folder for this rank."""
-    config, student_config, weights, seg_id, steps = pickle.loads((folder / f"job-{rank}.pickle").read_bytes())
+    config, student_config, weights, steps = pickle.loads((folder / f"job-{rank}.pickle").read_bytes())
     model = PixelSail(student_config)
     model.load_state_dict(weights)
-    trainer = Trainer(model, make_optimizers(model, config), config, seg_id, torch.device("cpu"), rank, 2)
+    trainer = Trainer(model, make_optimizers(model, config), config, torch.device("cpu"), rank, 2)
     metrics: list[dict[str, float]] = []
     trainer.run(iter(steps), 0, lambda _, found, __: metrics.append(dict(found)))
     (folder / f"metrics-{rank}.pickle").write_bytes(pickle.dumps(metrics))

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from model.objective import TrainingBatch
 from model.processor import IGNORED, Processor
 from model.tokenizer import StudentTokenizer
 from pipelines.training.config import MixtureEntry, TrainingConfig
 from pipelines.training.feed import TrainingFeed, prefetched
 from pipelines.training.mixture import Place
-from pipelines.training.step import TrainingBatch
 from storage.corpus import Corpus, write_images, write_samples
 from storage.errors import DataError
 from storage.features import FeatureStore
@@ -35,13 +35,24 @@ def config(**fields: object) -> TrainingConfig:
     )
 
 
+def masks_of(batch: TrainingBatch) -> dict[int, torch.Tensor]:
+    """Target masks of each image that has any."""
+    found: dict[int, torch.Tensor] = {}
+    for grid, images in batch.inputs.images_by_grid().items():
+        if grid in batch.targets:
+            owners = batch.targets[grid].owner.unique().tolist()
+            found |= {images[owner]: masks for owner, masks in zip(owners, batch.targets[grid].masks, strict=True)}
+    return found
+
+
 def rows_of(batches: list[TrainingBatch]) -> list[Row]:
     """Each row without its padding: tokens, labels, sums of its patches, sums of its masks."""
     rows: list[Row] = []
     for batch in batches:
         sizes = [height * width for height, width in batch.inputs.grids]
-        patches = dict(zip(batch.image_rows.tolist(), batch.inputs.patches.split(sizes), strict=True))
-        masks = dict(zip(batch.image_rows.tolist(), batch.masks, strict=True))
+        image_rows = batch.image_documents.tolist()
+        patches = dict(zip(image_rows, batch.inputs.patches.split(sizes), strict=True))
+        masks = {image_rows[image]: masks for image, masks in masks_of(batch).items()}
         for row, real in enumerate(batch.inputs.document >= 0):
             rows.append(
                 (
@@ -139,8 +150,9 @@ def test_a_batch_is_what_its_conversations_say(
     assert batch.inputs.grids == ((4, 2),)
     labelled = batch.labels[0][batch.labels[0] != IGNORED]
     assert tokenizer.decode(labelled.tolist()) == "Red [SEG].<|endoftext|>two<|endoftext|>"
-    assert torch.equal(batch.masks[0], torch.from_numpy(conversation.masks))
-    assert int(batch.masks[0].sum()) == 7 * 6
+    assert masks_of(batch)[0].equal(torch.from_numpy(conversation.masks))
+    assert int(masks_of(batch)[0].sum()) == 7 * 6
+    assert batch.inputs.input_ids.flatten()[batch.targets[4, 2].seg_slots].tolist() == [tokenizer.seg]
 
 
 def test_branched_turns(make_feed: MakeFeed) -> None:
@@ -153,9 +165,11 @@ def test_branched_turns(make_feed: MakeFeed) -> None:
 def test_text_and_a_lone_picture_are_rows(make_feed: MakeFeed) -> None:
     feed = make_feed(config(mixture=(MixtureEntry(families=("llava", "plain")),)))
     batch = feed.batch([Place(0, 0), Place(0, 1)])
-    text = 1 - int(batch.image_rows)
+    text = 1 - int(batch.image_documents)
     assert batch.inputs.grids == ((2, 3),)
-    assert [masks.shape for masks in batch.masks] == [(0, 16, 24)]
+    assert batch.targets == {}
+    assert batch.num_documents == 2
+    assert batch.label_documents.unique().tolist() == [text]
     assert (batch.labels[text] != IGNORED).any()
     assert (batch.labels[1 - text] == IGNORED).all()
 

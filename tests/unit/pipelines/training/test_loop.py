@@ -17,12 +17,16 @@ import torch
 from PIL import Image
 from torch import distributed
 
+from model.attention import DenseMask, Spans
 from model.config import InitialHeads, StudentConfig
+from model.objective import LossTerms, LossWeights, compute_losses, training_batch
+from model.packing import collate_packed
 from model.predictor import Predictor, Request
+from model.processor import Processor
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 from pipelines.training import run_state
-from pipelines.training.config import LossWeights, MixtureEntry, TrainingConfig
+from pipelines.training.config import MixtureEntry, TrainingConfig
 from pipelines.training.feed import TrainingFeed
 from pipelines.training.loop import Trainer, cpu_copy, learning_rate_factor, make_optimizers, parameter_count
 from pipelines.training.run_state import RunState
@@ -47,9 +51,9 @@ def config(**fields: object) -> TrainingConfig:
     )
 
 
-def make_trainer(student_config: StudentConfig, recipe: TrainingConfig, seg_id: int) -> Trainer:
+def make_trainer(student_config: StudentConfig, recipe: TrainingConfig) -> Trainer:
     model = PixelSail(student_config).init_weights(torch.Generator().manual_seed(recipe.seed))
-    return Trainer(model, make_optimizers(model, recipe), recipe, seg_id, torch.device("cpu"))
+    return Trainer(model, make_optimizers(model, recipe), recipe, torch.device("cpu"))
 
 
 def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -97,11 +101,9 @@ def test_muon_takes_the_matrices_of_the_layers(student: PixelSail) -> None:
     assert len(taken) + len(rest) == len(list(student.parameters()))
 
 
-def test_metrics_and_learning_rates_of_a_run(
-    make_feed: MakeFeed, student_config: StudentConfig, tokenizer: StudentTokenizer
-) -> None:
+def test_metrics_and_learning_rates_of_a_run(make_feed: MakeFeed, student_config: StudentConfig) -> None:
     recipe = config(warmup_share=0.5, muon_learning_rate=0.02)
-    trainer = make_trainer(student_config, recipe, tokenizer.seg)
+    trainer = make_trainer(student_config, recipe)
     rows: list[dict[str, float]] = []
     trainer.run(make_feed(recipe).batches(0), 0, keep(rows))
     assert [row["done"] for row in rows] == [1, 2, 3, 4]
@@ -113,7 +115,7 @@ def test_metrics_and_learning_rates_of_a_run(
 
 @pytest.mark.parametrize("muon_learning_rate", [None, 0.02])
 def test_four_conversations_are_learnt(
-    make_feed: MakeFeed, student_config: StudentConfig, tokenizer: StudentTokenizer, muon_learning_rate: float | None
+    make_feed: MakeFeed, student_config: StudentConfig, muon_learning_rate: float | None
 ) -> None:
     recipe = config(
         num_steps=60,
@@ -123,7 +125,7 @@ def test_four_conversations_are_learnt(
         mixture=(MixtureEntry(tasks=(Task.REASONING,)),),
         losses=LossWeights(text_with_masks=1.0, mask_dice=2.0),
     )
-    trainer = make_trainer(student_config, recipe, tokenizer.seg)
+    trainer = make_trainer(student_config, recipe)
     batches = make_feed(recipe).step_batches(0)
     rows: list[dict[str, float]] = []
     trainer.run(iter([batches] * 60), 0, keep(rows))
@@ -154,7 +156,7 @@ def test_a_description_follows_its_visual_prompt(
     )
     sizes = {"hidden_size": 64, "num_key_value_heads": 2, "max_side_px": 32}
     heads = InitialHeads(recent_text=1, prompted_patches=1)
-    trainer = make_trainer(student_config.model_copy(update={**sizes, "initial_heads": heads}), recipe, tokenizer.seg)
+    trainer = make_trainer(student_config.model_copy(update={**sizes, "initial_heads": heads}), recipe)
     trainer.run(make_feed(recipe).batches(0), 0, keep([]))
     predictor = Predictor(trainer.model, tokenizer)
     asked = [(number, order) for number in range(len(pictures)) for order in (("red", "blue"), ("blue", "red"))]
@@ -174,12 +176,12 @@ def test_a_description_follows_its_visual_prompt(
 
 @pytest.mark.parametrize("micro_batch_rows", [1, 2, 3])
 def test_accumulation_is_one_large_batch(
-    make_feed: MakeFeed, student_config: StudentConfig, tokenizer: StudentTokenizer, micro_batch_rows: int
+    make_feed: MakeFeed, student_config: StudentConfig, micro_batch_rows: int
 ) -> None:
     results = []
     for rows in (4, micro_batch_rows):
         recipe = config(micro_batch_rows=rows, clip_norm=1e9)
-        trainer = make_trainer(student_config, recipe, tokenizer.seg)
+        trainer = make_trainer(student_config, recipe)
         micro_batches = make_feed(recipe).step_batches(0)
         assert len(micro_batches[0].labels) == rows
         results.append((trainer.step(0, micro_batches), gradients_of(trainer)))
@@ -191,9 +193,9 @@ def test_accumulation_is_one_large_batch(
         torch.testing.assert_close(parts[name], gradient, rtol=0, atol=1e-6 * max(scale, 1.0), msg=name)
 
 
-def test_gradients_are_clipped(make_feed: MakeFeed, student_config: StudentConfig, tokenizer: StudentTokenizer) -> None:
+def test_gradients_are_clipped(make_feed: MakeFeed, student_config: StudentConfig) -> None:
     recipe = config(clip_norm=0.01)
-    trainer = make_trainer(student_config, recipe, tokenizer.seg)
+    trainer = make_trainer(student_config, recipe)
     metrics = trainer.step(0, make_feed(recipe).step_batches(0))
     assert metrics["gradient_norm"] > 0.1
     norm = torch.stack([gradient.norm() for gradient in gradients_of(trainer).values()]).norm().item()
@@ -204,13 +206,12 @@ def test_gradients_are_clipped(make_feed: MakeFeed, student_config: StudentConfi
 def test_a_resumed_run_equals_an_uninterrupted_one(
     make_feed: MakeFeed,
     student_config: StudentConfig,
-    tokenizer: StudentTokenizer,
     run_folder: Objects,
     fields: dict[str, object],
 ) -> None:
     """Bit for bit, points and wordings included: everything is drawn anew from the position."""
     recipe = config(num_steps=6, mask_points=30, **fields)
-    whole = make_trainer(student_config, recipe, tokenizer.seg)
+    whole = make_trainer(student_config, recipe)
     rows: list[dict[str, float]] = []
 
     def after_step(step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
@@ -222,7 +223,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     whole.run(make_feed(recipe).batches(0), 0, after_step)
     state = run_state.load_newest(run_folder)
     assert state is not None
-    resumed = make_trainer(student_config, recipe.model_copy(update={"seed": 99}), tokenizer.seg)
+    resumed = make_trainer(student_config, recipe.model_copy(update={"seed": 99}))
     resumed.config = recipe
     resumed.model.load_state_dict(dict(state.model))
     for name, optimizer in resumed.optimizers.items():
@@ -234,35 +235,71 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert not expected["embed_tokens.weight"].equal(state.model["embed_tokens.weight"])
 
 
-def test_sampled_points_differ_between_steps(
-    make_feed: MakeFeed, student_config: StudentConfig, tokenizer: StudentTokenizer
-) -> None:
+def test_sampled_points_differ_between_steps(make_feed: MakeFeed, student_config: StudentConfig) -> None:
     recipe = config(mask_points=20, learning_rate=1e-12)
-    trainer = make_trainer(student_config, recipe, tokenizer.seg)
+    trainer = make_trainer(student_config, recipe)
     batches = make_feed(recipe).step_batches(0)
     first, second = trainer.step(0, batches), trainer.step(1, batches)
     assert first["mask_bce"] != second["mask_bce"]
     assert first["text"] == pytest.approx(second["text"], rel=1e-6)
-    again = make_trainer(student_config, recipe, tokenizer.seg).step(0, batches)
+    again = make_trainer(student_config, recipe).step(0, batches)
     assert again["mask_bce"] == first["mask_bce"]
 
 
-def test_bfloat16_is_close_to_float32(
-    make_feed: MakeFeed, student_config: StudentConfig, tokenizer: StudentTokenizer
-) -> None:
+def test_bfloat16_is_close_to_float32(make_feed: MakeFeed, student_config: StudentConfig) -> None:
     batches = make_feed(config()).step_batches(0)
     exact, half = (
-        make_trainer(student_config, config(precision=precision), tokenizer.seg).step(0, batches)
+        make_trainer(student_config, config(precision=precision)).step(0, batches)
         for precision in ("float32", "bfloat16")
     )
     assert half["loss"] != exact["loss"]
     assert half["loss"] == pytest.approx(exact["loss"], rel=0.03)
 
 
+@pytest.mark.parametrize("compile_layers", [False, True])
+def test_compiled_layers_attend_by_masks_and_others_by_spans(
+    make_feed: MakeFeed, student_config: StudentConfig, monkeypatch: pytest.MonkeyPatch, *, compile_layers: bool
+) -> None:
+    """Rows count as long from five tokens on; what is learnt doesn't depend on it."""
+    recipe = config(compile_layers=compile_layers)
+    batches = make_feed(recipe).step_batches(0)
+    expected = make_trainer(student_config, recipe).step(0, batches)
+    plans: list[object] = []
+
+    def spying(*arguments: object) -> LossTerms:
+        plans.append(arguments[-1])
+        return compute_losses(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("model.attention._DENSE_TOKENS", 4)
+    monkeypatch.setattr("pipelines.training.loop.compute_losses", spying)
+    assert make_trainer(student_config, recipe).step(0, batches) == pytest.approx(expected, rel=1e-5)
+    assert [type(plan) for plan in plans] == [DenseMask if compile_layers else Spans] * 2
+
+
+def test_packed_conversations_make_the_same_step(
+    make_feed: MakeFeed, student_config: StudentConfig, processor: Processor
+) -> None:
+    recipe = config(micro_batch_rows=4, clip_norm=1e9)
+    feed = make_feed(recipe)
+    conversations = [feed.conversation(feed.place(row)) for row in range(4)]
+    rows = [processor.encode(image, talk.turns, talk.visual_prompts) for talk, image in conversations]
+    masks = [torch.from_numpy(talk.masks) for talk, image in conversations if image is not None]
+    results: list[tuple[dict[str, float], dict[str, torch.Tensor]]] = []
+    for groups in ([[row] for row in rows], [rows[:3], rows[3:]]):
+        trainer = make_trainer(student_config, recipe)
+        batch = training_batch(*collate_packed(groups, 0), masks, {}, processor.tokenizer.seg)
+        results.append((trainer.step(0, [batch]), gradients_of(trainer)))
+    (metrics, gradients), (packed, parts) = results
+    assert packed == pytest.approx(metrics, rel=1e-5)
+    assert metrics["mask_bce"] > 0
+    scale = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=0, atol=1e-5 * max(scale, 1.0), msg=name)
+
+
 def test_two_ranks_equal_one_process(
     make_feed: MakeFeed,
     student_config: StudentConfig,
-    tokenizer: StudentTokenizer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -271,7 +308,7 @@ def test_two_ranks_equal_one_process(
         config(num_steps=3, batch_rows=5, mixture=mixture)
         for mixture in ((MixtureEntry(families=("talk",)),), (MixtureEntry(),))
     )
-    single = make_trainer(student_config, everything, tokenizer.seg)
+    single = make_trainer(student_config, everything)
     start = weights_of(single)
 
     def steps(rank: int, world_size: int) -> list[object]:
@@ -279,7 +316,7 @@ def test_two_ranks_equal_one_process(
         return [feed.step_batches(0), feed.step_batches(1), talks.step_batches(2)]
 
     for rank in range(2):
-        job = (everything, student_config, start, tokenizer.seg, steps(rank, 2))
+        job = (everything, student_config, start, steps(rank, 2))
         (tmp_path / f"job-{rank}.pickle").write_bytes(pickle.dumps(job))
     if sys.platform == "linux":
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")

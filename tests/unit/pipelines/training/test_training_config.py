@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from model.config import StudentConfig
-from pipelines.training.config import LossWeights, MixtureEntry, TrainingConfig, training_key
+from model.objective import LossWeights
+from pipelines.training.config import MixtureEntry, TrainingConfig, training_key
 
 INPUTS = {"corpus": "c", "features/sam2": "f"}
 
@@ -19,7 +20,15 @@ def key(**fields: Any) -> str:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"checkpoint_every": 7}, {"log_every": 3}, {"num_workers": 4}, {"cpus_per_worker": 1.0}, {"use_gpu": True}],
+    [
+        {"checkpoint_every": 7},
+        {"log_every": 3},
+        {"num_workers": 4},
+        {"cpus_per_worker": 1.0},
+        {"use_gpu": True},
+        {"gradient_checkpointing": True},
+        {"compile_layers": True},
+    ],
 )
 def test_how_it_runs_does_not_change_the_key(fields: dict[str, Any]) -> None:
     assert key(**fields) == key()
@@ -35,6 +44,8 @@ def test_how_it_runs_does_not_change_the_key(fields: dict[str, Any]) -> None:
         {"losses": LossWeights(mask_bce=1.0)},
         {"mask_points": None},
         {"turns": "branched"},
+        {"precision": "bfloat16"},
+        {"lora": {"rank": 4}},
     ],
 )
 def test_what_is_learnt_changes_the_key(fields: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from model.checkpoint import checkpoint_files, load_checkpoint
 from model.config import StudentConfig
-from model.predictor import Predictor, checkpoint_files
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 from pipelines.progress import NullProgress
@@ -54,7 +54,7 @@ def make_job(student_config: StudentConfig, run_folder: Objects) -> Callable[...
 def make_trainer(job: _Job, rank: int = 0) -> Trainer:
     model = PixelSail(job.student).init_weights(torch.Generator().manual_seed(4))
     optimizers = make_optimizers(model, job.training)
-    return Trainer(model, optimizers, job.training, 0, torch.device("cpu"), rank)
+    return Trainer(model, optimizers, job.training, torch.device("cpu"), rank)
 
 
 @pytest.fixture
@@ -140,13 +140,17 @@ def test_a_checkpoint_is_published_without_distillation_heads(
     manifest = verify_manifest(output)
     assert manifest.key == training_key(job.student, job.training, INPUTS)
     assert sorted(entry.path for entry in manifest.files) == [
+        "chat_template.jinja",
         "config.json",
+        "generation_config.json",
         "metrics.jsonl",
         "model.safetensors",
+        "processor_config.json",
         "tokenizer.json",
+        "tokenizer_config.json",
     ]
     assert json.loads(output.read("metrics.jsonl")) == {"step": 2.0, "loss": 0.5}
-    loaded = Predictor.load(output).model
+    loaded, _ = load_checkpoint(output)
     assert loaded.config.distillation == ()
     trained = trainer.model.state_dict()
     assert all(tensor.equal(trained[name]) for name, tensor in loaded.state_dict().items())
