@@ -142,8 +142,9 @@ class StudentConfig(RecipeModel):
             raise ValueError(
                 "initial_heads: expected attention_bias for neighbours and recent_text, which are drawn as biases"
             )
-        doublings = (self.patch_size_px // self.mask_stride_px).bit_length() - 1
-        if self.mask_stride_px > self.patch_size_px or self.mask_stride_px << doublings != self.patch_size_px:
+        doublings = max((self.patch_size_px // self.mask_stride_px).bit_length() - 1, 0)
+        divides = self.mask_stride_px <= self.patch_size_px == self.mask_stride_px << doublings
+        if self.upsampling == "learned" and not divides:
             raise ValueError(
                 f"mask_stride_px: expected patch_size_px {self.patch_size_px} divided by a power of two, "
                 f"got {self.mask_stride_px}"

@@ -200,8 +200,11 @@ class Processor:
         """Builds the row of pictures and texts in their order; branches have to stand at the end, ascending.
 
         Raises:
-            ValueError: a prompt number that has no token, or one that is used twice.
+            ValueError: a prompt number that has no token, or one that is used twice; branches out of order.
         """
+        branches = [0 if isinstance(part, Picture) else part.branch for part in parts]
+        if branches != sorted(branches):
+            raise ValueError(f"branches: expected them behind everything else, ascending, got {branches}")
         row = _Row()
         for part in parts:
             if isinstance(part, Picture):

@@ -251,3 +251,9 @@ def test_a_shortened_row_is_the_one_without_its_end(pooling: Processor) -> None:
         one, two = getattr(found, item.name), getattr(expected, item.name)
         assert one.equal(two) if isinstance(one, torch.Tensor) else one == two, item.name
     assert len(found.pooled_slots) < len(whole.pooled_slots)
+
+
+@pytest.mark.parametrize("branches", [[1, 0], [2, 1], [0, 1, 0]])
+def test_branches_out_of_order_are_refused(processor: Processor, branches: list[int]) -> None:
+    with pytest.raises(ValueError, match="branches: expected them behind everything else, ascending"):
+        processor.encode_parts([Text("a", branch=branch) for branch in branches])

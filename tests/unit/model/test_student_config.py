@@ -88,3 +88,8 @@ def test_json_round_trip() -> None:
         vocab_size=300, wordings="short", distillation=(), attention_head_dim=32, visual_prompt="pooled"
     )
     assert StudentConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_without_upsampling_the_stride_is_not_used() -> None:
+    config = StudentConfig(patch_size_px=14, max_side_px=56, upsampling="none")
+    assert (config.cells_per_patch, config.num_upsample_blocks) == (1, 0)
