@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,11 +18,9 @@ from model.checkpoint import load_checkpoint, load_config, load_tokenizer
 from model.huggingface.modeling import PixelSailForConditionalGeneration
 from model.huggingface.processing import PixelSailProcessor, masks_at, model_inputs
 from model.pictures import as_rgb
-from model.processor import EncodedRow, Processor
-from model.regions import region_mask
+from model.processor import EncodedRow
 from model.student import PixelSail
-from model.tokenizer import StudentTokenizer, name_prompts
-from model.visual_prompt import largest_first
+from model.tokenizer import StudentTokenizer
 from storage.objects import Objects
 
 __all__ = ["Answer", "Predictor", "Request"]
@@ -64,7 +62,6 @@ class Predictor:
         self.model = PixelSailForConditionalGeneration.of(student.to(device), tokenizer).eval()
         self.tokenizer = tokenizer
         self.processor = PixelSailProcessor.of(student.config, tokenizer)
-        self._rows = Processor(student.config, tokenizer)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Predictor:
@@ -127,19 +124,10 @@ class Predictor:
     def _encode(self, request: Request) -> EncodedRow:
         if not request.text.strip():
             raise ValueError(f"text: expected a question, got {request.text!r}")
-        image = as_rgb(request.image)
-        known = len(self.tokenizer.visual_prompts)
-        if len(request.visual_prompts) > known:
-            raise ValueError(
-                f"visual prompts: expected at most {known}, as many as the student has tokens, "
-                f"got {len(request.visual_prompts)}"
-            )
-        prompts = [
-            (number, region_mask(region, image.shape[0], image.shape[1]))
-            for number, region in enumerate(request.visual_prompts)
-        ]
-        text = name_prompts(request.text, list(range(len(prompts))))
-        return self._rows.encode(image, [(text, None)], largest_first(prompts))
+        blocks = [{"type": "image"}, {"type": "text", "text": request.text}]
+        messages: list[Any] = [{"role": "user", "content": blocks}]
+        text = self.processor.apply_chat_template(messages)
+        return self.processor.encode(text, [as_rgb(request.image)], request.visual_prompts)
 
     def _answer(
         self,
@@ -148,6 +136,8 @@ class Predictor:
         max_new_tokens: int,
         on_text: Callable[[str], None] | None,
     ) -> list[Answer]:
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
         device = self.model.device
         inputs = {name: tensor.to(device) for name, tensor in model_inputs(rows, self.tokenizer).items()}
         del inputs["labels"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from transformers import BatchFeature, ProcessorMixin, TokenizersBackend
@@ -22,18 +25,21 @@ from model.pictures import as_rgb
 from model.processor import EncodedRow, Picture, Processor, Text
 from model.regions import region_mask
 from model.student import StudentInputs
-from model.tokenizer import END_OF_TEXT, SEG, TURN_END, StudentTokenizer, name_prompts
+from model.tokenizer import END_OF_TEXT, SEG, TURN_END, TURN_START, StudentTokenizer, name_prompts
 from model.visual_prompt import largest_first
 
 __all__ = ["PixelSailProcessor", "masks_at", "model_inputs"]
 
+_START, _TURN_END, _END = re.escape(TURN_START), re.escape(TURN_END), re.escape(END_OF_TEXT)
+_PLAIN = rf"(?:(?!{_START}|<vision>).)"
 _PARTS = re.compile(
-    r"(?P<image><vision>(?:<vpatch>)*</vision>)"
-    rf"|(?P<question><\|im_start\|>.*?{re.escape(TURN_END)}\n)"
-    rf"|(?P<answer>(?:(?!<\|im_start\|>|<vision>).)+?{re.escape(END_OF_TEXT)})"
-    r"|(?P<rest>(?:(?!<\|im_start\|>|<vision>).)+|.)",
+    r"(?P<image><vision>(?:<vpatch>)+</vision>)"
+    rf"|(?P<question>(?:{_START})?{_PLAIN}*?{_TURN_END}\n)"
+    rf"|(?P<answer>{_PLAIN}+?{_END})"
+    rf"|(?P<rest>{_START}{_PLAIN}*|{_PLAIN}+|<vision>)",
     re.DOTALL,
 )
+_VISION = re.compile(r"</?vision>|<vpatch>")
 _SPECIAL = re.compile(r"<Prompt\d+>|<region\d+>|</?vision>|<vpatch>|<NO_Prompt>|\[SEG\d+\]")
 
 
@@ -126,8 +132,9 @@ class PixelSailProcessor(ProcessorMixin):
         """Makes a batch, padded on the left.
 
         Args:
-            images: one picture (PIL, NumPy, torch, or a path or URL) for one text, or for each text a
-                picture, a sequence of pictures in their order, or None. See `model.pictures.as_rgb`.
+            images: one picture (PIL, NumPy, torch, or a file) for one text, or for each text a picture, a
+                sequence of pictures in their order, or None. See `model.pictures.as_rgb`. URLs and base64 are
+                read by transformers, which also turns pictures upright by their EXIF tag; nothing else does.
             text: what `apply_chat_template` gives, with `<vision><vpatch></vision>` where a picture stands.
             visual_prompts: for one text its regions, or for each text its regions; see
                 `model.regions.region_mask`. A region given as a mapping may name its picture by
@@ -149,11 +156,16 @@ class PixelSailProcessor(ProcessorMixin):
             TypeError: a picture or region of another type.
         """
         self._check_options(return_tensors, others)
-        texts, pictures, regions = self._per_text(images, text, visual_prompts)
-        rows = [
-            _cut(self._row(*parts, number), max_length, truncation, self._rows.tokenizer, number)
-            for number, parts in enumerate(zip(texts, pictures, regions, strict=True))
-        ]
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length: expected at least 1, got {max_length}")
+        rows: list[EncodedRow] = []
+        for number, parts in enumerate(zip(*self._per_text(images, text, visual_prompts), strict=True)):
+            try:
+                rows.append(_cut(self.encode(*parts), max_length, truncation, self._rows.tokenizer))
+            except ValueError as error:
+                raise ValueError(f"text {number}: {error}") from error
+            except TypeError as error:
+                raise TypeError(f"text {number}: {error}") from error
         named = model_inputs(rows, self._rows.tokenizer)
         if not return_labels:
             del named["labels"]
@@ -167,7 +179,7 @@ class PixelSailProcessor(ProcessorMixin):
 
     def post_process_masks(
         self,
-        masks: Sequence[Float[Tensor, "masks h w"]],
+        masks: Sequence[Float[Tensor, "_masks _h _w"]],
         sizes_px: Sequence[tuple[int, int]],
     ) -> list[tuple[NDArray[np.bool_], list[float]]]:
         """Mask logits as masks of the pictures' sizes.
@@ -178,7 +190,12 @@ class PixelSailProcessor(ProcessorMixin):
 
         Returns:
             For each row bool (masks, height, width), and for each mask its mean certainty in [0, 1].
+
+        Raises:
+            ValueError: another number of sizes than of rows.
         """
+        if len(sizes_px) != len(masks):
+            raise ValueError(f"sizes_px: expected {len(masks)}, one per row of masks, got {len(sizes_px)}")
         return [masks_at(logits, size) for logits, size in zip(masks, sizes_px, strict=True)]
 
     def _check_options(self, return_tensors: str | None, others: Mapping[str, object]) -> None:
@@ -197,7 +214,7 @@ class PixelSailProcessor(ProcessorMixin):
 
     def _per_text(
         self, images: object, text: str | Sequence[str] | None, visual_prompts: Sequence[object] | None
-    ) -> tuple[list[str], list[list[object]], list[list[object]]]:
+    ) -> tuple[list[str], list[list[object]], list[Sequence[object]]]:
         """Text, pictures and regions of each row."""
         if text is None or isinstance(text, str):
             if not text:
@@ -205,57 +222,74 @@ class PixelSailProcessor(ProcessorMixin):
             of_text = _listed(images)
             if len(of_text) == 1:
                 of_text = _listed(of_text[0])
-            return [text], [of_text], [_single(visual_prompts)]
+            return [text], [of_text], [() if visual_prompts is None else visual_prompts]
         texts = list(text)
         if not texts or not all(isinstance(item, str) and item for item in texts):
             raise ValueError(f"text: expected texts that aren't empty, got {texts!r}")
         if images is not None and not isinstance(images, list | tuple):
             raise ValueError(f"images: expected a list of {len(texts)}, one entry per text, got one picture")
         per_text = [None] * len(texts) if images is None else list(cast("Sequence[object]", images))
-        regions = [()] * len(texts) if visual_prompts is None else list(visual_prompts)
+        regions = [()] * len(texts) if visual_prompts is None else _single(visual_prompts)
         for name, items in (("images", per_text), ("visual_prompts", regions)):
             if len(items) != len(texts):
                 raise ValueError(f"{name}: expected {len(texts)} entries, one per text, got {len(items)}")
         pictures = [_listed(entry) for entry in per_text]
-        return texts, pictures, [_single(cast("Sequence[object] | None", entry)) for entry in regions]
+        return texts, pictures, cast("list[Sequence[object]]", [() if entry is None else entry for entry in regions])
 
-    def _row(self, text: str, pictures: list[object], regions: list[object], number: int) -> EncodedRow:
-        loaded = [as_rgb(load_image(picture) if isinstance(picture, str) else picture) for picture in pictures]
+    def encode(self, text: str, images: Sequence[object] = (), visual_prompts: Sequence[object] = ()) -> EncodedRow:
+        """Makes one row; arguments and errors as of a call with one text."""
+        pictures = [_picture(image, place) for place, image in enumerate(images, 1)]
+        regions = _single(visual_prompts)
         known = len(self._rows.tokenizer.visual_prompts)
         if len(regions) > known:
             raise ValueError(
-                f"visual prompts of text {number}: expected at most {known}, as many as the student has tokens, "
-                f"got {len(regions)}"
+                f"visual prompts: expected at most {known}, as many as the student has tokens, got {len(regions)}"
             )
-        prompts = [_painted(region, loaded, place) for place, region in enumerate(regions, 1)]
+        prompts = [_painted(region, pictures, place) for place, region in enumerate(regions, 1)]
         text = name_prompts(text, list(range(len(regions))))
-        self._check_tokens(text, number)
+        self._check_tokens(text)
+        # Someone may have used the tokenizer by itself, and left it cutting or padding.
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.backend_tokenizer.no_padding()
         parts: list[Picture | Text] = []
         shown = 0
         for match in _PARTS.finditer(text):
             if match.lastgroup == "image":
-                if shown < len(loaded):
+                if shown < len(pictures):
                     own = [(place, mask) for place, (image, mask) in enumerate(prompts) if image == shown]
-                    parts.append(Picture(loaded[shown], largest_first(own)))
+                    parts.append(Picture(pictures[shown], largest_first(own)))
                 shown += 1
-            else:
-                parts.append(Text(match[0], is_answer=match.lastgroup == "answer"))
-        if shown != len(loaded):
+                continue
+            if loose := _VISION.search(match[0]):
+                raise ValueError(f"expected a picture as <vision><vpatch></vision> in the text, got {loose[0]} alone")
+            parts.append(Text(match[0], is_answer=match.lastgroup == "answer"))
+        if shown != len(pictures):
             raise ValueError(
-                f"images of text {number}: expected {shown}, one per <vision><vpatch></vision> in the text, got "
-                f"{len(loaded)}; apply_chat_template puts one for each {{'type': 'image'}}"
+                f"images: expected {shown}, one per <vision><vpatch></vision> in the text, got {len(pictures)}; "
+                "apply_chat_template puts one for each {'type': 'image'}"
             )
         return self._rows.encode_parts(parts)
 
-    def _check_tokens(self, text: str, number: int) -> None:
+    def _check_tokens(self, text: str) -> None:
         vocabulary = self.tokenizer.get_vocab()
         for token in _SPECIAL.findall(text):
             if token not in vocabulary:
                 known = len(self._rows.tokenizer.visual_prompts)
-                raise ValueError(
-                    f"text {number}: expected special tokens that the student has (<Prompt0> to <Prompt{known - 1}>, "
-                    f"{SEG}), got {token}"
-                )
+                prompts = f"<Prompt0> to <Prompt{known - 1}>, " if known else ""
+                raise ValueError(f"expected special tokens that the student has ({prompts}{SEG}), got {token}")
+
+
+def _picture(image: object, place: int) -> NDArray[np.uint8]:
+    """A picture in any form as RGB."""
+    try:
+        if isinstance(image, os.PathLike) or (isinstance(image, str) and os.path.isfile(image)):
+            with Image.open(image) as opened:
+                return as_rgb(opened)
+        return as_rgb(load_image(image) if isinstance(image, str) else image)
+    except ValueError as error:
+        raise ValueError(f"picture {place}: {error}") from error
+    except TypeError as error:
+        raise TypeError(f"picture {place}: {error}") from error
 
 
 def _listed(images: object) -> list[object]:
@@ -265,56 +299,58 @@ def _listed(images: object) -> list[object]:
     return list(cast("Sequence[object]", images)) if isinstance(images, list | tuple) else [images]
 
 
-def _single(regions: Sequence[object] | None) -> list[object]:
+def _single(regions: object) -> list[object]:
     """Regions of one text as a list."""
     if regions is None:
         return []
-    if isinstance(regions, Mapping | np.ndarray | Tensor | str):
-        raise ValueError(
+    if not isinstance(regions, Sequence) or isinstance(regions, str | bytes):
+        raise TypeError(
             f"visual prompts: expected a list of regions, got one {type(regions).__name__}; put it in a list"
         )
-    return list(regions)
+    return list(cast("Sequence[object]", regions))
 
 
 def _painted(region: object, images: Sequence[NDArray[np.uint8]], place: int) -> tuple[int, NDArray[np.bool_]]:
     """Number of the picture that a region lies in, and its mask."""
-    image = 0
+    image: object = 0
     if isinstance(region, Mapping) and "image" in region:
-        image = cast("int", region["image"])
+        image = region["image"]
         region = {key: value for key, value in region.items() if key != "image"}
-    if not isinstance(image, int) or not 0 <= image < len(images):
+    if not isinstance(image, Integral) or isinstance(image, bool) or not 0 <= int(image) < len(images):
         raise ValueError(f"visual prompt {place}: expected one of {len(images)} pictures, got number {image!r}")
-    height, width = images[image].shape[:2]
+    height, width = images[int(image)].shape[:2]
     try:
-        return image, region_mask(region, height, width)
+        return int(image), region_mask(region, height, width)
     except ValueError as error:
         raise ValueError(f"visual prompt {place}: {error}") from error
+    except TypeError as error:
+        raise TypeError(f"visual prompt {place}: {error}") from error
 
 
-def _cut(
-    row: EncodedRow, max_length: int | None, truncation: bool, tokenizer: StudentTokenizer, number: int
-) -> EncodedRow:
+def _cut(row: EncodedRow, max_length: int | None, truncation: bool, tokenizer: StudentTokenizer) -> EncodedRow:
     """The row, shortened at its end if that is allowed."""
     length = len(row.input_ids)
     if max_length is None or length <= max_length:
         return row
     if not truncation:
         raise ValueError(
-            f"text {number}: expected at most {max_length} tokens, got {length} ({len(row.patches)} of them patches); "
+            f"expected at most {max_length} tokens, got {length} ({len(row.patches)} of them patches); "
             "raise max_length, show smaller pictures, or allow truncation=True"
         )
-    lost = row.input_ids[max_length:]
-    special = {tokenizer.vision_start, tokenizer.vision_patch, tokenizer.vision_end, tokenizer.seg}
     in_picture = int((row.prefix[max_length:] >= 0).sum())
-    if in_picture or any(int(token) in special for token in lost):
+    num_seg = int((row.input_ids[max_length:] == tokenizer.seg).sum())
+    if in_picture or num_seg:
         raise ValueError(
-            f"text {number}: cutting {length} tokens to {max_length} would lose {in_picture} tokens of pictures and "
-            f"{int((lost == tokenizer.seg).sum())} {SEG}; raise max_length to {length} or ask less at once"
+            f"cutting {length} tokens to {max_length} would lose {in_picture} tokens of pictures and {num_seg} {SEG}; "
+            f"raise max_length to {length} or ask less at once"
         )
     return row.shortened(max_length)
 
 
-def masks_at(logits: Tensor, size_px: tuple[int, int]) -> tuple[NDArray[np.bool_], list[float]]:
+def masks_at(
+    logits: Float[Tensor, "masks h w"], size_px: tuple[int, int]
+) -> tuple[Bool[np.ndarray, "masks height width"], list[float]]:
+    """Mask logits of one row as masks of its picture, and for each its mean certainty in [0, 1]."""
     if not len(logits):
         return np.zeros((0, *size_px), np.bool_), []
     resized = functional.interpolate(logits[:, None].float(), size=size_px, mode="bilinear", align_corners=False)[:, 0]

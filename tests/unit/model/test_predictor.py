@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -13,11 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from model.generate import generate
-from model.predictor import Predictor, Request, checkpoint_files, name_prompts
+from model.checkpoint import checkpoint_files
+from model.config import StudentConfig
+from model.huggingface import PixelSailForConditionalGeneration
+from model.predictor import Answer, Predictor, Request
+from model.processor import Processor
 from model.student import PixelSail
-from model.tokenizer import StudentTokenizer
-from storage.errors import ObjectNotFound
+from model.tokenizer import StudentTokenizer, name_prompts
+from storage.errors import DataError, ObjectNotFound
 from storage.objects import Objects
 
 Scripted = Callable[[list[list[int]]], Any]
@@ -44,10 +49,28 @@ def requests(picture: Picture) -> list[Request]:
     ]
 
 
-def test_a_checkpoint_is_three_plain_files(student: PixelSail, tokenizer: StudentTokenizer) -> None:
+def same(first: Answer, second: Answer) -> bool:
+    return (
+        (first.text, first.scores) == (second.text, second.scores)
+        and len(first.masks) == len(second.masks)
+        and all(np.array_equal(left, right) for left, right in zip(first.masks, second.masks, strict=True))
+    )
+
+
+def test_a_checkpoint_is_plain_files(student: PixelSail, tokenizer: StudentTokenizer) -> None:
+    """Weights as safetensors, a template, and JSON that names no Python module."""
     files = checkpoint_files(student, tokenizer)
-    assert sorted(files) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(files) == [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     assert json.loads(files["config.json"])["vocab_size"] == tokenizer.vocab_size
+    assert not any("auto_map" in json.loads(data) for name, data in files.items() if name.endswith(".json"))
     assert files == checkpoint_files(student, tokenizer)
 
 
@@ -55,20 +78,43 @@ def test_a_loaded_student_answers_as_the_saved_one(
     student: PixelSail, tokenizer: StudentTokenizer, checkpoint: Objects, requests: list[Request]
 ) -> None:
     loaded = Predictor.load(checkpoint)
-    assert loaded.model.config == student.config
+    assert loaded.model.model.config == student.config
     assert not loaded.model.training
-    weights = loaded.model.state_dict()
+    assert not loaded.model.model.training
+    weights = loaded.model.model.state_dict()
     assert all(weights[name].equal(tensor) for name, tensor in student.state_dict().items())
     before = Predictor(student, tokenizer).answer(requests, max_new_tokens=6)
     after = loaded.answer(requests, max_new_tokens=6)
-    assert [answer.text for answer in before] == [answer.text for answer in after]
+    assert all(same(*pair) for pair in zip(before, after, strict=True))
     assert len({answer.text for answer in after}) > 1
+
+
+def test_a_local_folder_and_a_url(
+    student: PixelSail, tokenizer: StudentTokenizer, tmp_path: Path, checkpoint: Objects, requests: list[Request]
+) -> None:
+    for name, data in checkpoint_files(student, tokenizer).items():
+        (tmp_path / name).write_bytes(data)
+    expected = Predictor(student, tokenizer).answer(requests, 4)
+    for place in (tmp_path, str(tmp_path), checkpoint.url):
+        found = Predictor.from_pretrained(place).answer(requests, 4)
+        assert all(same(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_what_transformers_saves_is_loaded(
+    student: PixelSail, tokenizer: StudentTokenizer, tmp_path: Path, requests: list[Request]
+) -> None:
+    predictor = Predictor(student, tokenizer)
+    predictor.model.save_pretrained(tmp_path)
+    predictor.processor.save_pretrained(tmp_path)
+    found = Predictor.from_pretrained(tmp_path).answer(requests, 4)
+    assert all(same(*pair) for pair in zip(found, predictor.answer(requests, 4), strict=True))
 
 
 def test_untrained_student_is_another(student: PixelSail, checkpoint: Objects, requests: list[Request]) -> None:
     untrained, again = Predictor.load_untrained(checkpoint, seed=1), Predictor.load_untrained(checkpoint, seed=1)
-    assert not untrained.model.embed_tokens.weight.equal(student.embed_tokens.weight)
-    assert untrained.model.embed_tokens.weight.equal(again.model.embed_tokens.weight)
+    drawn = untrained.model.model.embed_tokens.weight
+    assert not drawn.equal(student.embed_tokens.weight)
+    assert drawn.equal(again.model.model.embed_tokens.weight)
     assert untrained.tokenizer.to_json() == Predictor.load(checkpoint).tokenizer.to_json()
     texts = [answer.text for answer in untrained.answer(requests, 6)]
     assert texts == [answer.text for answer in again.answer(requests, 6)]
@@ -78,6 +124,13 @@ def test_untrained_student_is_another(student: PixelSail, checkpoint: Objects, r
 def test_absent_checkpoint_is_named(request: pytest.FixtureRequest) -> None:
     with pytest.raises(ObjectNotFound, match=r"config\.json: no such object"):
         Predictor.load(Objects.open(f"memory://{request.node.name}/nothing"))
+
+
+def test_another_kind_of_model_is_refused(checkpoint: Objects) -> None:
+    checkpoint.put("config.json", json.dumps({"model_type": "qwen2"}).encode())
+    message = r"config\.json: expected model_type 'pixel_sail', got 'qwen2'; `sailloft convert` makes a student"
+    with pytest.raises(DataError, match=message):
+        Predictor.load(checkpoint)
 
 
 def test_masks_have_the_size_of_their_image(
@@ -95,15 +148,20 @@ def test_masks_have_the_size_of_their_image(
 
 
 def test_masks_are_logits_above_zero_at_image_size(
-    scripted: Scripted, tokenizer: StudentTokenizer, requests: list[Request]
+    scripted: Scripted, tokenizer: StudentTokenizer, config: StudentConfig, requests: list[Request]
 ) -> None:
     script = [[tokenizer.seg, tokenizer.end_of_text]]
-    predictor = Predictor(scripted(script), tokenizer)
-    answer = predictor.answer(requests[2:])[0]
+    answer = Predictor(scripted(script), tokenizer).answer(requests[2:])[0]
     image = requests[2].image
-    row = predictor.processor.encode(np.asarray(image), [(requests[2].text, None)])
-    logits = generate(scripted(script), tokenizer, [row], 5)[0].mask_logits
-    logits = functional.interpolate(logits[None], size=(image.height, image.width), mode="bilinear")[0, 0]
+    row = Processor(config, tokenizer).encode(np.asarray(image), [(requests[2].text, None)])
+    output = PixelSailForConditionalGeneration.of(scripted(script), tokenizer).generate(
+        input_ids=row.input_ids[None],
+        pixel_values=row.patches,
+        image_grids=torch.tensor(row.grids),
+        max_new_tokens=5,
+        return_dict_in_generate=True,
+    )
+    logits = functional.interpolate(output.masks[0][None], size=(image.height, image.width), mode="bilinear")[0, 0]
     np.testing.assert_array_equal(answer.masks[0], (logits > 0).numpy())
     inside = logits[logits > 0].sigmoid()
     assert answer.scores[0] == pytest.approx(inside.mean().item() if len(inside) else 0.0, abs=1e-5)
@@ -115,6 +173,15 @@ def test_without_masks_there_is_text_alone(
     words = tokenizer.encode("a red ring")
     answer = Predictor(scripted([[*words, tokenizer.end_of_text]]), tokenizer).answer(requests[:1])[0]
     assert (answer.text, answer.masks, answer.scores) == ("a red ring", (), ())
+
+
+def test_at_most_so_many_tokens(scripted: Scripted, tokenizer: StudentTokenizer, requests: list[Request]) -> None:
+    """The last of them may be `[SEG]`."""
+    words = [*tokenizer.encode("ab"), tokenizer.seg]
+    for most, expected in ((1, "a"), (2, "ab"), (3, "ab[SEG]")):
+        answer = Predictor(scripted([words]), tokenizer).answer(requests[:1], max_new_tokens=most)[0]
+        assert answer.text == expected
+        assert len(answer.masks) == (most == 3)
 
 
 def test_many_requests_keep_their_order(student: PixelSail, tokenizer: StudentTokenizer, picture: Picture) -> None:
@@ -138,12 +205,130 @@ def test_prompts_reach_the_student(student: PixelSail, tokenizer: StudentTokeniz
     assert len(texts) == 2
 
 
+def test_one_question_is_answered_as_among_others(
+    student: PixelSail, tokenizer: StudentTokenizer, requests: list[Request]
+) -> None:
+    predictor = Predictor(student, tokenizer)
+    together = predictor.answer(requests, 8)
+    for request, expected in zip(requests, together, strict=True):
+        alone = predictor.predict(request.image, request.text, request.visual_prompts, 8)
+        assert alone.text == expected.text
+        assert len(alone.masks) == len(expected.masks)
+
+
+def test_regions_in_other_forms(student: PixelSail, tokenizer: StudentTokenizer, picture: Picture) -> None:
+    """A box is the mask that it stands for; arrays and tensors are pictures."""
+    predictor = Predictor(student, tokenizer)
+    image = picture(32, 32)
+    mask = np.zeros((32, 32), np.bool_)
+    mask[4:20, 8:16] = True
+    expected = predictor.predict(image, "describe <region1>", [mask], 8)
+    for form in (Image.fromarray(image), torch.from_numpy(image).permute(2, 0, 1)):
+        assert same(predictor.predict(form, "describe <Prompt0>", [{"box": (8, 4, 16, 20)}], 8), expected)
+
+
+@pytest.mark.parametrize("max_new_tokens", [1, 7, 40])
+def test_text_comes_in_pieces(
+    student: PixelSail, tokenizer: StudentTokenizer, requests: list[Request], max_new_tokens: int
+) -> None:
+    """Together they are the answer, of a student that says any byte whatever."""
+    predictor = Predictor(student, tokenizer)
+    for request in requests:
+        pieces: list[str] = []
+        answer = predictor.predict(*_arguments(request), max_new_tokens, pieces.append)
+        assert "".join(pieces) == answer.text
+        assert all(pieces)
+
+
+def _arguments(request: Request) -> tuple[Any, ...]:
+    return request.image, request.text, request.visual_prompts
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "It is [SEG]. ", "one\ntwo\n\n", "zwölf Boxkämpfer 水是绿的 🙂", "[SEG][SEG]", "a  b <p>c</p> "]
+)
+def test_pieces_of_any_text(
+    scripted: Scripted, tokenizer: StudentTokenizer, requests: list[Request], text: str
+) -> None:
+    predictor = Predictor(scripted([[*tokenizer.encode(text), tokenizer.end_of_text]]), tokenizer)
+    pieces: list[str] = []
+    answer = predictor.predict(*_arguments(requests[0]), on_text=pieces.append)
+    assert answer.text == "".join(pieces) == text
+    assert len(pieces) >= min(len(text.split()), 1)
+
+
+def test_words_come_one_by_one(scripted: Scripted, tokenizer: StudentTokenizer, requests: list[Request]) -> None:
+    script = [*tokenizer.encode("the red square"), tokenizer.end_of_text]
+    student = scripted([script])
+    calls: list[tuple[int, str]] = []
+    Predictor(student, tokenizer).predict(
+        *_arguments(requests[0]), on_text=lambda piece: calls.append((student.calls, piece))
+    )
+    assert [piece for _, piece in calls] == ["the ", "red ", "square"]
+    assert calls[0][0] < calls[1][0] < calls[2][0]
+
+
 def test_more_prompts_than_tokens_are_refused(
     student: PixelSail, tokenizer: StudentTokenizer, picture: Picture
 ) -> None:
     request = Request(Image.fromarray(picture(8, 8)), "describe <region1>", tuple(np.ones((4, 8, 8), np.bool_)))
-    with pytest.raises(ValueError, match="expected numbers from 0 to 2, got 3"):
+    with pytest.raises(
+        ValueError, match="visual prompts: expected at most 3, as many as the student has tokens, got 4"
+    ):
         Predictor(student, tokenizer).answer([request])
+
+
+SMALL = np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ((SMALL, ""), ValueError, "text: expected a question, got ''"),
+        ((SMALL, " \n"), ValueError, r"text: expected a question, got ' \\n'"),
+        (("a file", "what"), TypeError, "expected a picture .*, got the text 'a file'; open it with PIL"),
+        ((SMALL[None], "what"), ValueError, "expected one picture, got a batch"),
+        (
+            (SMALL, "what", [{"point": (1, 1)}]),
+            ValueError,
+            "visual prompt 1: expected it named in the text as <region1>, got 'what'",
+        ),
+        (
+            (SMALL, "<region1> <region10>", [{"point": (1, 1)}, {"point": (2, 2)}]),
+            ValueError,
+            "visual prompt 2: expected it named in the text as <region2>",
+        ),
+        ((SMALL, "<region1>"), ValueError, "<region1>: expected one of 0 visual prompts, got number 1"),
+        ((SMALL, "<Prompt7>"), ValueError, "expected special tokens that the student has .*, got <Prompt7>"),
+        (
+            (SMALL, "see <vpatch>"),
+            ValueError,
+            "expected a picture as <vision><vpatch></vision> in the text, got <vpatch>",
+        ),
+        (
+            (SMALL, "<region1>", [{"point": (1, 9)}]),
+            ValueError,
+            "visual prompt 1: point: expected points inside the picture of 8 x 8 px",
+        ),
+        ((SMALL, "<region1>", [np.zeros((8, 8))]), ValueError, "visual prompt 1: mask: expected at least one pixel"),
+        ((SMALL, "<region1>", ["box"]), TypeError, "visual prompt 1: region: expected a mask"),
+        ((SMALL, "<region1>", {"point": (1, 1)}), TypeError, "expected a list of regions, got one dict; put it in a"),
+        ((SMALL, "what", [], 0), ValueError, "max_new_tokens: expected at least 1, got 0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_predict_refuses(
+    student: PixelSail,
+    tokenizer: StudentTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[Any, ...],
+    kind: type[Exception],
+    message: str,
+) -> None:
+    """Outside of tests nothing looks at annotations; the errors are our own then."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(kind, match=message):
+        Predictor(student, tokenizer).predict(*arguments)
 
 
 def test_grey_pictures_are_read_as_colour(student: PixelSail, tokenizer: StudentTokenizer, picture: Picture) -> None:
@@ -171,3 +356,9 @@ def test_placeholder_without_a_prompt_is_refused(text: str) -> None:
 
 def test_weights_survive_as_float32(checkpoint: Objects) -> None:
     assert {p.dtype for p in Predictor.load(checkpoint).model.parameters()} == {torch.float32}
+
+
+def test_a_student_in_training_is_put_into_evaluation(student: PixelSail, tokenizer: StudentTokenizer) -> None:
+    predictor = Predictor(student.train(), tokenizer)
+    assert not student.training
+    assert predictor.model.model is student
