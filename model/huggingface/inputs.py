@@ -6,14 +6,14 @@ from dataclasses import dataclass, fields
 from typing import cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from model.huggingface.configuration import PixelSailConfig
 from model.positions import sequence_positions
 from model.student import StudentInputs
 
-__all__ = ["VisualInputs", "student_inputs"]
+__all__ = ["VisualInputs", "is_token", "student_inputs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,11 @@ class VisualInputs:
         return {item.name: cast("Tensor", getattr(self, item.name)) for item in fields(self)}
 
 
+def is_token(ids: Int[Tensor, "*tokens"], token_id: int | None) -> Bool[Tensor, "*tokens"]:
+    """Where a special token stands; nowhere, if the configuration doesn't name it."""
+    return torch.zeros_like(ids, dtype=torch.bool) if token_id is None else ids == token_id
+
+
 def student_inputs(
     config: PixelSailConfig,
     input_ids: Int[Tensor, "batch tokens"],
@@ -125,7 +130,7 @@ def student_inputs(
     prefix = torch.full_like(input_ids, -1)
     positions = torch.zeros(3, *input_ids.shape, dtype=torch.long)
     ids, kept = input_ids.cpu(), real.cpu()
-    is_start = (ids == config.vision_start_token_id) & kept
+    is_start = is_token(ids, config.vision_start_token_id) & kept
     if int(is_start.sum()) != len(grids):
         raise ValueError(f"images: expected {int(is_start.sum())}, one per <vision> in the text, got {len(grids)}")
     image = 0
@@ -145,7 +150,7 @@ def student_inputs(
             if (
                 end >= stop
                 or int(ids[row, end]) != config.vision_end_token_id
-                or not bool((span == config.image_token_id).all())
+                or not bool(is_token(span, config.image_token_id).all())
             ):
                 raise ValueError(
                     f"image {image}: expected {rows} x {columns} <vpatch> and </vision> behind <vision> in row {row}; "
@@ -158,13 +163,13 @@ def student_inputs(
         positions[:, row, first:stop] = sequence_positions(segments)
     numbers = torch.arange(len(ids), device=device)[:, None]
     flat = input_ids.flatten()
-    patch_slots = ((flat == config.image_token_id) & real.flatten()).nonzero()[:, 0]
+    patch_slots = (is_token(flat, config.image_token_id) & real.flatten()).nonzero()[:, 0]
     if len(patch_slots) != len(visual.pixel_values):
         raise ValueError(
             f"<vpatch> tokens: expected {len(visual.pixel_values)}, one per patch, got {len(patch_slots)}; "
             "they stand between <vision> and </vision> alone"
         )
-    pooled = ((flat == config.pooled_region_token_id) & real.flatten()).nonzero()[:, 0]
+    pooled = (is_token(flat, config.pooled_region_token_id) & real.flatten()).nonzero()[:, 0]
     if len(visual.pooled_tokens) and int(visual.pooled_tokens.max()) >= len(pooled):
         raise ValueError(
             f"pooled_tokens: expected numbers below {len(pooled)}, the tokens for regions in the text, "

@@ -17,9 +17,10 @@ from transformers.utils.generic import ModelOutput
 from model.answers import answered_masks, extended
 from model.attention import Attention, DenseMask
 from model.huggingface.configuration import PixelSailConfig
-from model.huggingface.inputs import VisualInputs, student_inputs
+from model.huggingface.inputs import VisualInputs, is_token, student_inputs
 from model.initial_heads import draw_initial_heads
 from model.objective import LossTerms, LossWeights, draw_points, losses_of, training_batch
+from model.processor import IGNORED
 from model.student import PixelSail, StudentInputs
 from model.tokenizer import StudentTokenizer
 
@@ -196,7 +197,7 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
         mask_labels: Sequence[Tensor] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        **_: Any,
+        **others: Any,
     ) -> PixelSailOutput:
         """One pass.
 
@@ -210,14 +211,18 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
             visual_prompt_ids: token id of the visual prompt on each patch, -1 for none.
             pooled_tokens: see `model.huggingface.inputs.VisualInputs`.
             pooled_patches: see there.
-            labels: tokens to learn, -100 for those without loss.
+            labels: tokens to learn, -100 for those without loss; padding has none.
             mask_labels: for each image, target masks (masks, height, width), one per labelled `[SEG]`.
             use_cache: whether a cache is made where none is given.
             logits_to_keep: last tokens to compute logits of; 0: all.
+            **others: what transformers hands to every model is accepted and not used.
 
         Raises:
-            ValueError: inputs that don't fit each other.
+            ValueError: inputs that don't fit each other, or outputs that are not given.
         """
+        for name in ("output_attentions", "output_hidden_states"):
+            if others.get(name):
+                raise ValueError(f"{name}: expected none of it, got {others[name]}; there is last_hidden_state alone")
         visual = VisualInputs.of(
             self.config,
             {
@@ -268,7 +273,7 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "position_ids: expected those of the new tokens beside a filled cache (after an image they don't "
                 "follow from lengths), got none"
             )
-        if bool((input_ids == self.config.vision_start_token_id).any()):
+        if bool(is_token(input_ids, self.config.vision_start_token_id).any()):
             raise ValueError("input_ids: expected text behind a filled cache, got an image; start anew with all of it")
         num_new, num_past = input_ids.shape[1], cache.get_seq_length()
         num_keys = num_past + num_new
@@ -303,6 +308,7 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
             mask_labels, seg_id = [torch.zeros(0, 1, 1)] * len(inputs.grids), None
         if len(mask_labels) != len(inputs.grids):
             raise ValueError(f"mask_labels: expected {len(inputs.grids)}, one entry per image, got {len(mask_labels)}")
+        labels = labels.masked_fill(inputs.document < 0, IGNORED)
         targets = training_batch(inputs.to("cpu"), labels.cpu(), mask_labels, {}, -1 if seg_id is None else seg_id)
         batch = targets.to(hidden.device)
         generator = torch.Generator(hidden.device).manual_seed(int(torch.randint(2**62, ())))
@@ -367,19 +373,20 @@ class PixelSailForConditionalGeneration(PreTrainedModel, GenerationMixin):
             input_ids = input_ids.repeat_interleave(times, 0)
             attention_mask = None if attention_mask is None else attention_mask.repeat_interleave(times, 0)
         prompt = student_inputs(self.config, input_ids, attention_mask, visual)
-        is_seg = sequences == self.config.seg_token_id
+        is_seg = is_token(sequences, self.config.seg_token_id)
         is_seg[:, : input_ids.shape[1]] = False
         cache, by_beams = output.past_key_values, isinstance(output, GenerateBeamDecoderOnlyOutput)
         hidden = cache.hidden if isinstance(cache, AnswerCache) and not by_beams else None
         if hidden is None or bool(is_seg[:, hidden.shape[1] :].any()):
             # Beams end elsewhere than where they ran, and the last token was never fed back: once more, as a whole.
-            hidden = self.model(extended(prompt, sequences))
+            hidden = self.model(extended(prompt, sequences).to(self.device))
         return answered_masks(self.model, prompt, hidden, is_seg)
 
     def _per_row(self, input_ids: Tensor) -> tuple[list[int], list[int]]:
         """Images and tokens for pooled regions of each row."""
-        images = (input_ids == self.config.vision_start_token_id).sum(1)
-        return images.tolist(), (input_ids == self.config.pooled_region_token_id).sum(1).tolist()
+        known = (self.config.vision_start_token_id, self.config.pooled_region_token_id)
+        images, regions = (is_token(input_ids, token).sum(1).tolist() for token in known)
+        return images, regions
 
     def _expand_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,

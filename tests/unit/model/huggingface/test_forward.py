@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from model.config import StudentConfig
-from model.huggingface import PixelSailForConditionalGeneration
+from model.huggingface import PixelSailConfig, PixelSailForConditionalGeneration
 from model.huggingface.inputs import VisualInputs
 from model.huggingface.processing import model_inputs
 from model.objective import LossWeights, compute_losses, draw_points, training_batch
@@ -257,6 +257,17 @@ def test_text_alone_has_a_loss(
         torch.testing.assert_close(output.loss, mean_of_rows.sum() / len(chosen))
 
 
+@pytest.mark.parametrize("pad_left", [True, False])
+def test_labels_on_padding_count_for_nothing(
+    model: PixelSailForConditionalGeneration, tokenizer: StudentTokenizer, rows: list[EncodedRow], *, pad_left: bool
+) -> None:
+    """As where labels are a copy of the ids."""
+    given = named(collate(rows, tokenizer.end_of_text, pad_left=pad_left)[0])
+    labels = given["input_ids"]
+    masked = labels.masked_fill(given["attention_mask"] == 0, -100)
+    assert model(**given, labels=labels).loss.equal(model(**given, labels=masked).loss)
+
+
 def test_weights_of_the_loss_can_be_set(
     model: PixelSailForConditionalGeneration, tokenizer: StudentTokenizer, rows: list[EncodedRow], targets: list[Tensor]
 ) -> None:
@@ -365,13 +376,60 @@ def test_continuing_a_cache_is_one_whole_pass(
         torch.testing.assert_close(second.logits, expected.logits[:, -3:], rtol=1e-4, atol=1e-5)
 
 
+def test_a_model_that_knows_no_special_tokens(
+    student: PixelSail, config: StudentConfig, tokenizer: StudentTokenizer
+) -> None:
+    """Made from sizes alone: text goes through, pictures have no place."""
+    bare = PixelSailForConditionalGeneration(PixelSailConfig(**config.model_dump(mode="json"))).eval()
+    bare.model.load_state_dict(student.state_dict())
+    ids = torch.tensor([tokenizer.encode("hello [SEG]")])
+    assert bare(ids).logits.equal(PixelSailForConditionalGeneration.of(student, tokenizer)(ids).logits)
+    for options in ({}, {"num_beams": 2, "num_return_sequences": 2}):
+        output = bare.generate(ids, max_new_tokens=3, return_dict_in_generate=True, **options)
+        assert not any(map(len, output.masks))
+    with pytest.raises(ValueError, match="images: expected 0, one per <vision> in the text, got 1"):
+        bare(ids, pixel_values=torch.zeros(1, 192), image_grids=torch.tensor([[1, 1]]))
+
+
+def test_half_precision_learns(
+    model: PixelSailForConditionalGeneration, tokenizer: StudentTokenizer, rows: list[EncodedRow], targets: list[Tensor]
+) -> None:
+    def loss() -> Tensor:
+        torch.manual_seed(0)
+        return model(**model_inputs(rows, tokenizer), mask_labels=targets).loss
+
+    exact = loss()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(loss(), exact, rtol=0.02, atol=0)  # measured: 0.003
+    model.bfloat16()
+    halved = loss()
+    assert halved.dtype == torch.float32
+    torch.testing.assert_close(halved, exact, rtol=0.02, atol=0)
+    halved.backward()
+    assert model.model.seg_query[0].weight.grad.abs().sum() > 0
+
+
+def test_what_trainer_looks_at(model: PixelSailForConditionalGeneration) -> None:
+    """The loss is a mean already: Trainer has to divide it by the number of batches that it adds up."""
+    assert model.accepts_loss_kwargs is False
+    assert set(model.config.keys_to_ignore_at_inference) == {
+        "loss_terms",
+        "past_key_values",
+        "last_hidden_state",
+        "masks",
+    }
+
+
 def test_outputs_by_place(
     model: PixelSailForConditionalGeneration, rows: list[EncodedRow], inputs_of: InputsOf
 ) -> None:
     """As every output of transformers: what is None is left out."""
     output = model(**inputs_of(rows))
     assert output[0] is output.logits
-    assert [name for name, _ in output.items()] == ["logits", "last_hidden_state"]
+    assert list(output) == ["logits", "last_hidden_state"]
+    output = model(**inputs_of(rows), labels=inputs_of(rows)["input_ids"])
+    assert output[0] is output.loss
+    assert list(output) == ["loss", "loss_terms", "logits", "last_hidden_state"]
 
 
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -459,6 +517,11 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda given: given.update(labels=given["input_ids"], mask_labels=[torch.zeros(0, 8, 8)] * 3),
         "mask_labels: expected 4, one entry per image, got 3",
     ),
+    "hidden states of every layer": (
+        lambda given: given.update(output_hidden_states=True),
+        "output_hidden_states: expected none of it, got True; there is last_hidden_state alone",
+    ),
+    "attention weights": (lambda given: given.update(output_attentions=True), "output_attentions: expected none of it"),
     "a mask too few": (
         lambda given: given.update(
             labels=given["input_ids"], mask_labels=[torch.zeros(number, 8, 8) for number in (1, 1, 1, 0)]
