@@ -163,6 +163,8 @@ def test_at_most_so_many_tokens(
         output = model.generate(**given, max_new_tokens=most, return_dict_in_generate=True)
         assert output.sequences[0, -most:].tolist() == script[0][:most]
         assert check_masks(model, questions[:1], output, given["input_ids"].shape[1]) == most - 2
+    with pytest.raises(ValueError, match="`max_new_tokens` must be greater than 0, but is 0"):
+        model.generate(**given, max_new_tokens=0)
 
 
 def test_masks_are_those_of_the_whole_conversation(
