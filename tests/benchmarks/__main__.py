@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a benchmark; may be repeated")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of a table")
     parser.add_argument("--repeats", type=int, help="timed runs of each side (by benchmark)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (%(default)s)")
     parser.add_argument("--peak-flops", type=float, help="peak bf16 FLOP/s of the accelerator (by its name)")
     parser.add_argument("--tiny", action="store_true", help="shrunk sizes, to try the program out")
     return parser

@@ -60,8 +60,8 @@ class Options:
     """Whether sizes are shrunk to what a test runs in seconds; such figures say nothing of speed."""
     repeats: int | None = None
     """Times that each side is run; None: as each benchmark has it."""
-    num_threads: int = 2
-    """Threads of torch."""
+    num_threads: int = 1
+    """Threads of torch; one, since several that wait for each other measure what else the machine does."""
     peak_flops: float | None = None
     """Peak FLOP/s of the accelerator; None: by its name."""
 

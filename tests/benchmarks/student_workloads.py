@@ -23,6 +23,7 @@ __all__ = [
     "MIXED_LENGTHS",
     "Grid",
     "LengthMixture",
+    "Lengths",
     "Points",
     "Sample",
     "SampleMaker",
@@ -30,6 +31,7 @@ __all__ = [
     "fill",
     "filled_student",
     "histogram",
+    "mixed_lengths",
     "mixed_samples",
     "seeded_student",
     "shape_of",
@@ -154,8 +156,23 @@ class LengthMixture:
 MIXED_LENGTHS = LengthMixture()
 
 
-def mixed_samples(maker: SampleMaker, mixture: LengthMixture, num_samples: int, seed: int) -> list[Sample]:
-    """Conversations of a mixture in shuffled order.
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long one conversation is."""
+
+    grid: Grid | None
+    """Rows and columns of patches of its picture; None for text alone."""
+    text_tokens: int
+    masks: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the row; a picture stands between two tokens of its own."""
+        return self.text_tokens + (0 if self.grid is None else self.grid[0] * self.grid[1] + 2)
+
+
+def mixed_lengths(mixture: LengthMixture, num_samples: int, seed: int) -> list[Lengths]:
+    """Lengths of a mixture in shuffled order.
 
     Every quantity is drawn once from each of as many equal slices of its range as it is drawn at all
     (a Latin hypercube), so that few conversations already have the mixture's histogram.
@@ -166,19 +183,22 @@ def mixed_samples(maker: SampleMaker, mixture: LengthMixture, num_samples: int, 
         places = (generator.permutation(count) + generator.random(count)) / count
         return (low + (high - low) * places).tolist()
 
-    num_alone = round(mixture.text_only_share * num_samples)
-    num_pictures = num_samples - num_alone
+    num_pictures = num_samples - round(mixture.text_only_share * num_samples)
     shortest, longest = np.log(mixture.text_tokens).tolist()
     texts = np.exp(drawn(shortest, longest, num_samples)).round().astype(int).tolist()
     rows, columns, masks = (
         [int(value) for value in drawn(low, high + 1, num_pictures)]
         for low, high in (mixture.side_patches, mixture.side_patches, mixture.masks)
     )
-    samples = [
-        maker.sample((rows[number], columns[number]), texts[number], masks[number]) for number in range(num_pictures)
-    ]
-    samples += [maker.sample(None, num_tokens) for num_tokens in texts[num_pictures:]]
-    return [samples[number] for number in generator.permutation(num_samples)]
+    found = [Lengths((rows[number], columns[number]), texts[number], masks[number]) for number in range(num_pictures)]
+    found += [Lengths(None, num_tokens, 0) for num_tokens in texts[num_pictures:]]
+    return [found[number] for number in generator.permutation(num_samples)]
+
+
+def mixed_samples(maker: SampleMaker, mixture: LengthMixture, num_samples: int, seed: int) -> list[Sample]:
+    """Conversations of a mixture, see `mixed_lengths`."""
+    lengths = mixed_lengths(mixture, num_samples, seed)
+    return [maker.sample(one.grid, one.text_tokens, one.masks) for one in lengths]
 
 
 def training_batch_of(rows: Sequence[Sequence[Sample]], tokenizer: StudentTokenizer) -> tuple[TrainingBatch, Points]:

@@ -27,7 +27,7 @@ from tests.benchmarks.student_workloads import (
     training_batch_of,
 )
 
-TINY = Options(tiny=True, num_threads=1)
+TINY = Options(tiny=True)
 
 
 def ratio_of(figures: Figures, *path: str) -> float:
@@ -59,7 +59,7 @@ def test_packed_and_padded_batches_have_the_same_loss() -> None:
     assert isinstance(workload["packed"], dict)
     assert isinstance(workload["padded"], dict)
     assert workload["packed"]["tflop"] == workload["padded"]["tflop"]
-    assert workload["packed"]["samples_per_batch"] == workload["padded"]["samples_per_batch"]
+    assert len(workload["packed"]["batch_shapes"]) == len(workload["padded"]["batch_shapes"])
 
 
 def test_a_step_equals_the_eager_reference() -> None:
