@@ -7,22 +7,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import GenerationConfig
+from transformers import DynamicCache
 
+from model.attention import DenseMask
 from model.config import StudentConfig
-from model.huggingface import PixelSailForConditionalGeneration
-from model.huggingface.processing import model_inputs
 from model.packing import collate
 from model.processor import EncodedRow
 from model.student import PixelSail, StudentInputs
-from model.tokenizer import StudentTokenizer
 from storage.keys import Json
 from tests.benchmarks.measuring import Figures, Options, alternate, compared_times, fixed_threads, judged, machine
 from tests.benchmarks.step_vs_eager_reference import medium_student
 from tests.benchmarks.student_counts import layer_flops_per_token, tera
 from tests.benchmarks.student_workloads import SampleMaker, seeded_student, shape_of, tiny_student
 
-__all__ = ["TARGET", "answering", "cached_tokens", "decode_cached_vs_uncached", "uncached_tokens"]
+__all__ = ["TARGET", "cached_tokens", "decode_cached_vs_uncached", "uncached_tokens"]
 
 TARGET = 5.0
 _SEED = 31
@@ -37,15 +35,13 @@ def decode_cached_vs_uncached(options: Options) -> Figures:
     row = maker.row(grid, num_question_tokens, answered=False)
     student = seeded_student(config, _SEED).eval()
     repeats = options.times(3)
-    model = answering(student, maker.tokenizer, num_new_tokens)
     with fixed_threads(options.num_threads):
-        cached = cached_tokens(model, maker.tokenizer, row)
-        uncached = uncached_tokens(student, row, num_new_tokens)
+        cached, uncached = cached_tokens(student, row, num_new_tokens), uncached_tokens(student, row, num_new_tokens)
         assert cached == uncached, (cached, uncached)
         seconds = alternate(
             {
                 "uncached": lambda: uncached_tokens(student, row, num_new_tokens),
-                "cached": lambda: cached_tokens(model, maker.tokenizer, row),
+                "cached": lambda: cached_tokens(student, row, num_new_tokens),
             },
             repeats,
             0,
@@ -73,22 +69,21 @@ def _decisive(config: StudentConfig) -> StudentConfig:
     return config.model_copy(update={"initializer_range": 0.05})
 
 
-def answering(
-    student: PixelSail, tokenizer: StudentTokenizer, num_new_tokens: int
-) -> PixelSailForConditionalGeneration:
-    """The student as a model of transformers that generates a fixed number of tokens, whatever they are."""
-    model = PixelSailForConditionalGeneration.of(student, tokenizer)
-    model.generation_config = GenerationConfig(max_new_tokens=num_new_tokens, pad_token_id=tokenizer.end_of_text)
-    return model
-
-
-def cached_tokens(model: PixelSailForConditionalGeneration, tokenizer: StudentTokenizer, row: EncodedRow) -> list[int]:
-    """The most likely tokens one by one by transformers' `generate`, each from its predecessor and the cache."""
-    inputs = model_inputs([row], tokenizer)
-    del inputs["labels"]
-    sequences = model.generate(**inputs)
-    assert isinstance(sequences, Tensor)
-    return sequences[0, len(row.input_ids) :].tolist()
+@torch.inference_mode()
+def cached_tokens(student: PixelSail, row: EncodedRow, num_new_tokens: int) -> list[int]:
+    """The most likely tokens one by one, each from its predecessor and the cache."""
+    inputs, _ = collate([row], 0)
+    cache = DynamicCache()
+    hidden = student(inputs, cache)[:, -1]
+    position = inputs.positions[:, :, -1:] + 1
+    tokens: list[int] = []
+    for _ in range(num_new_tokens):
+        chosen = student.logits(hidden).argmax(-1)
+        tokens.append(int(chosen))
+        keys = torch.ones(1, 1, 1, len(row.input_ids) + len(tokens), dtype=torch.bool)
+        hidden = student.decode(student.embed_tokens(chosen)[:, None], position, DenseMask(keys), cache)[:, 0]
+        position = position + 1
+    return tokens
 
 
 @torch.inference_mode()
