@@ -1,0 +1,334 @@
+"""A loopback HTTP proxy before an object server: latency, a narrow line, refusals, lost and torn requests, and a log.
+
+    with FaultyProxy(server.environment["AWS_ENDPOINT_URL"], Faults(latency_s=0.02)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        ...
+        assert proxy.counts()["GET"] == 12
+
+Requests pass as they are, `Host` included, so that their AWS signatures hold. It runs in a thread of
+its own and serves any number of connections at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from urllib.parse import urlsplit
+
+__all__ = ["Faults", "FaultyProxy", "Request"]
+
+_CHUNK_BYTES = 256 * 1024
+_SLOW_DOWN = (
+    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.'
+    b"</Message></Error>"
+)
+_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What the proxy does to requests; shares are of all requests, and of one request at most one fault befalls it."""
+
+    latency_s: float = 0.0
+    """Before each answer."""
+    bytes_per_s: float | None = None
+    """Of all bodies together, in both directions; None: as fast as it goes."""
+    slow_down_share: float = 0.0
+    """Answered by 503 SlowDown and not passed on."""
+    reset_share: float = 0.0
+    """The connection is reset and nothing is passed on."""
+    timeout_share: float = 0.0
+    """No answer for `timeout_s`, then the connection is reset; nothing is passed on."""
+    timeout_s: float = 2.0
+    lost_answer_share: float = 0.0
+    """The server does what it was asked, and the connection is reset instead of the answer."""
+    torn_upload_share: float = 0.0
+    """Of uploads: half the body reaches the server, then both connections are reset."""
+
+    def draw(self, method: str, generator: random.Random) -> str | None:
+        """Which fault befalls a request, if any."""
+        shares = {
+            "slow_down": self.slow_down_share,
+            "reset": self.reset_share,
+            "timeout": self.timeout_share,
+            "lost_answer": self.lost_answer_share,
+            "torn_upload": self.torn_upload_share if method == "PUT" else 0.0,
+        }
+        point = generator.random()
+        for name, share in shares.items():
+            if point < share:
+                return name
+            point -= share
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as it went by."""
+
+    method: str
+    target: str
+    """Path and query."""
+    status: int | None
+    """Of the answer; None: there was none."""
+    fault: str | None
+    """What befell it: a fault by its name, or `server` if the server couldn't be reached or broke off."""
+    sent_bytes: int
+    """Body of the request."""
+    received_bytes: int
+    """Body of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """First line and header fields of a message."""
+
+    raw: bytes
+    first: list[str]
+    fields: dict[str, str]
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body; None: it comes in chunks."""
+        if "chunked" in self.fields.get("transfer-encoding", ""):
+            return None
+        return int(self.fields.get("content-length", "0"))
+
+
+class _Lost(Exception):
+    """The connection to the client has to be reset; `fault` says why."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(fault)
+        self.fault = fault
+
+
+class FaultyProxy:
+    """A proxy on a free port of loopback, up within a `with` block.
+
+    Args:
+        endpoint: `http://host:port` of the server.
+        faults: what happens to requests; may be set anew while the proxy runs.
+        seed: of the draws which request meets which fault.
+    """
+
+    def __init__(self, endpoint: str, faults: Faults | None = None, seed: int = 0) -> None:
+        parts = urlsplit(endpoint)
+        if parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+            raise ValueError(f"endpoint: expected http:// on loopback, got {endpoint!r}")
+        self._server_address = (parts.hostname, parts.port or 80)
+        self.faults = faults or Faults()
+        self.requests: list[Request] = []
+        self.url = ""
+        self._generator = random.Random(seed)
+        self._idle: deque[_Streams] = deque()
+        self._free_at_s = 0.0
+        self._connections: set[asyncio.Task[None]] = set()
+
+    def __enter__(self) -> FaultyProxy:
+        ready: Future[int] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), name="proxy", daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{ready.result(timeout=10)}"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=10)
+
+    def counts(self) -> Counter[str]:
+        """Requests by method."""
+        return Counter(request.method for request in self.requests)
+
+    def fault_counts(self) -> Counter[str]:
+        """Requests by what befell them, those that went well not counted."""
+        return Counter(request.fault for request in self.requests if request.fault is not None)
+
+    def clear(self) -> None:
+        """Empties the log."""
+        self.requests = []
+
+    async def _serve(self, ready: Future[int]) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=2 * _CHUNK_BYTES)
+        ready.set_result(server.sockets[0].getsockname()[1])
+        await self._stop.wait()
+        server.close()
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        for _, writer in self._idle:
+            writer.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            while await self._one_request(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client has gone, or the proxy stops
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort()
+
+    async def _one_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Passes one request on; says whether the connection stays open."""
+        head = await _read_head(reader)
+        method, target = head.first[0], head.first[1]
+        faults, fault = self.faults, self.faults.draw(method, self._generator)
+        sent, received, status = _Counted(), _Counted(), None
+        try:
+            status = await self._answer(head, reader, writer, faults, fault, sent, received)
+        except _Lost as lost:
+            fault = lost.fault
+        finally:
+            self.requests.append(Request(method, target, status, fault, sent.num_bytes, received.num_bytes))
+        return status is not None and head.fields.get("connection", "").lower() != "close"
+
+    async def _answer(
+        self,
+        head: _Head,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        faults: Faults,
+        fault: str | None,
+        sent: _Counted,
+        received: _Counted,
+    ) -> int:
+        if faults.latency_s:
+            await asyncio.sleep(faults.latency_s)
+        if fault == "reset":
+            raise _Lost(fault)
+        if fault == "timeout":
+            await asyncio.sleep(faults.timeout_s)
+            raise _Lost(fault)
+        if fault == "slow_down":
+            await _copy_body(reader, None, head, self._paced, sent)
+            length = b"0" if head.first[0] == "HEAD" else str(len(_SLOW_DOWN)).encode()
+            writer.write(b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: " + length)
+            writer.write(b"\r\n\r\n" + (b"" if head.first[0] == "HEAD" else _SLOW_DOWN))
+            await writer.drain()
+            return 503
+        if fault == "torn_upload":
+            await self._tear(head, reader, sent)
+            raise _Lost(fault)
+        upstream, answer = await self._ask(head, reader, sent)
+        if fault == "lost_answer":
+            upstream[1].transport.abort()
+            raise _Lost(fault)
+        return await self._give(head, answer, upstream, writer, received)
+
+    async def _ask(self, head: _Head, reader: asyncio.StreamReader, sent: _Counted) -> tuple[_Streams, _Head]:
+        """Passes the request to the server; its streams and the head of its answer."""
+        # An idle connection may have been closed by the server since; without a body the request can be sent again.
+        idle = self._idle.popleft() if self._idle and head.length == 0 else None
+        for streams in (idle, None) if idle else (None,):
+            try:
+                from_server, to_server = streams or await self._connect()
+            except OSError as error:
+                raise _Lost("server") from error
+            try:
+                to_server.write(head.raw)
+                await _copy_body(reader, to_server, head, self._paced, sent)
+                await to_server.drain()
+                return (from_server, to_server), await _read_head(from_server)
+            except (ConnectionError, asyncio.IncompleteReadError) as error:
+                to_server.transport.abort()
+                if streams is None:
+                    raise _Lost("server") from error
+        raise AssertionError("unreachable")
+
+    async def _give(
+        self, head: _Head, answer: _Head, upstream: _Streams, writer: asyncio.StreamWriter, received: _Counted
+    ) -> int:
+        """Passes the server's answer to the client; its status."""
+        status = int(answer.first[1])
+        writer.write(answer.raw)
+        if head.first[0] != "HEAD" and status not in (204, 304):
+            try:
+                await _copy_body(upstream[0], writer, answer, self._paced, received)
+            except asyncio.IncompleteReadError as error:
+                raise _Lost("server") from error
+        await writer.drain()
+        if answer.fields.get("connection", "").lower() == "close":
+            upstream[1].transport.abort()
+        else:
+            self._idle.append(upstream)
+        return status
+
+    async def _tear(self, head: _Head, reader: asyncio.StreamReader, sent: _Counted) -> None:
+        with suppress(OSError):
+            _, to_server = await self._connect()
+            to_server.write(head.raw)
+            half = await reader.readexactly((head.length or 0) // 2)
+            sent.num_bytes += len(half)
+            to_server.write(half)
+            await to_server.drain()
+            to_server.transport.abort()
+
+    async def _connect(self) -> _Streams:
+        return await asyncio.open_connection(*self._server_address, limit=2 * _CHUNK_BYTES)
+
+    async def _paced(self, num_bytes: int) -> None:
+        """Waits until the line has carried that much more."""
+        if self.faults.bytes_per_s is None:
+            return
+        now_s = self._loop.time()
+        self._free_at_s = max(now_s, self._free_at_s) + num_bytes / self.faults.bytes_per_s
+        await asyncio.sleep(self._free_at_s - now_s)
+
+
+@dataclass(slots=True)
+class _Counted:
+    num_bytes: int = 0
+
+
+async def _read_head(reader: asyncio.StreamReader) -> _Head:
+    raw = await reader.readuntil(b"\r\n\r\n")
+    first, *lines = raw.decode("latin-1").rstrip("\r\n").split("\r\n")
+    fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return _Head(raw, first.split(" ", 2), fields)
+
+
+async def _copy_body(
+    source: asyncio.StreamReader,
+    target: asyncio.StreamWriter | None,
+    head: _Head,
+    paced: Callable[[int], Awaitable[None]],
+    counted: _Counted,
+) -> None:
+    """Passes the body of a message on as it comes, or throws it away."""
+
+    async def copy(length: int) -> None:
+        while length > 0:
+            chunk = await source.read(min(length, _CHUNK_BYTES))
+            if not chunk:
+                raise asyncio.IncompleteReadError(b"", length)
+            length -= len(chunk)
+            counted.num_bytes += len(chunk)
+            await paced(len(chunk))
+            if target is not None:
+                target.write(chunk)
+                await target.drain()
+
+    if head.length is not None:
+        await copy(head.length)
+        return
+    size = -1
+    while size != 0:
+        line = await source.readuntil(b"\r\n")
+        size = int(line.split(b";")[0], 16)
+        if target is not None:
+            target.write(line)
+        await copy(size + 2)  # with the line's end
