@@ -7,7 +7,7 @@ Segmentation" (arXiv 2112.01527), section 3.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -17,9 +17,13 @@ from torch import Tensor, nn
 
 from storage.recipe import RecipeModel
 from teachers.base import DType, ModuleTeacher, build_seeded, require_loaded
+from teachers.packaged import resolve_checkpoint
 from teachers.resize import lookup_normalised, require_rgb, round_up, short_side_size
 
-__all__ = ["Mask2FormerSizes", "Mask2FormerTeacher", "Mask2FormerTeacherConfig"]
+if TYPE_CHECKING:
+    from transformers import Mask2FormerConfig
+
+__all__ = ["Mask2FormerSizes", "Mask2FormerTeacher", "Mask2FormerTeacherConfig", "network_config"]
 
 _STRIDE = 4
 _LAYER = "pixel_decoder.mask_features"
@@ -50,7 +54,7 @@ class Mask2FormerTeacherConfig(RecipeModel):
     kind: Literal["mask2former"] = "mask2former"
     """Names this teacher among the others."""
     checkpoint: str | None = None
-    """Folder or hub name in transformers' format, such as `facebook/mask2former-swin-large-coco-panoptic`.
+    """Folder, hub or packaged name in transformers' format, such as `facebook/mask2former-swin-large-coco-panoptic`.
 
     None: a random network of the sizes in `tiny`.
     """
@@ -122,10 +126,10 @@ class Mask2FormerTeacher(ModuleTeacher):
         return self._module(batch).decoder_last_hidden_state
 
 
-def _random_network(sizes: Mask2FormerSizes) -> tuple[nn.Module, int]:
+def network_config(sizes: Mask2FormerSizes) -> Mask2FormerConfig:
+    """Transformers' configuration of a small Mask2Former; of the transformer decoder as little as the class allows."""
     # transformers takes seconds to import; recipes that only name a teacher don't pay for it.
     from transformers import Mask2FormerConfig, SwinConfig
-    from transformers.models.mask2former.modeling_mask2former import Mask2FormerModel
 
     backbone = SwinConfig(
         embed_dim=sizes.embed_dim,
@@ -135,7 +139,7 @@ def _random_network(sizes: Mask2FormerSizes) -> tuple[nn.Module, int]:
         drop_path_rate=0.0,
         out_features=["stage1", "stage2", "stage3", "stage4"],  # pyright: ignore[reportCallIssue] (taken through kwargs)
     )
-    config = Mask2FormerConfig(
+    return Mask2FormerConfig(
         backbone_config=backbone,
         feature_size=sizes.num_channels,
         mask_feature_size=sizes.num_channels,
@@ -143,11 +147,16 @@ def _random_network(sizes: Mask2FormerSizes) -> tuple[nn.Module, int]:
         encoder_feedforward_dim=2 * sizes.num_channels,
         encoder_layers=sizes.num_encoder_layers,
         num_attention_heads=4,
-        # The transformer decoder is dropped right after; as little of it as the class allows.
         decoder_layers=2,
         dim_feedforward=32,
         num_queries=1,
     )
+
+
+def _random_network(sizes: Mask2FormerSizes) -> tuple[nn.Module, int]:
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerModel
+
+    config = network_config(sizes)
     network = build_seeded(lambda: Mask2FormerModel(config).pixel_level_module, sizes.seed)
     return network, sizes.num_channels
 
@@ -156,7 +165,7 @@ def _load(checkpoint: str) -> tuple[nn.Module, int]:
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentation
 
     loaded = Mask2FormerForUniversalSegmentation.from_pretrained(
-        checkpoint, dtype=torch.float32, output_loading_info=True
+        resolve_checkpoint(checkpoint), dtype=torch.float32, output_loading_info=True
     )
     model, info = cast("tuple[Mask2FormerForUniversalSegmentation, dict[str, set[str]]]", loaded)
     require_loaded(checkpoint, set(info["missing_keys"]), ("model.pixel_level_module.",))

@@ -7,7 +7,7 @@ arXiv 2408.00714, section 4); prompt encoder and mask decoder are neither needed
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -17,9 +17,13 @@ from torch import Tensor, nn
 
 from storage.recipe import RecipeModel
 from teachers.base import DType, ModuleTeacher, build_seeded, require_loaded
+from teachers.packaged import resolve_checkpoint
 from teachers.resize import require_rgb, resize_antialiased
 
-__all__ = ["Sam2Sizes", "Sam2Teacher", "Sam2TeacherConfig"]
+if TYPE_CHECKING:
+    from transformers import Sam2VisionConfig
+
+__all__ = ["Sam2Sizes", "Sam2Teacher", "Sam2TeacherConfig", "vision_config"]
 
 _STRIDE = 16
 _LAYER = "image_embed"
@@ -46,7 +50,7 @@ class Sam2TeacherConfig(RecipeModel):
     kind: Literal["sam2"] = "sam2"
     """Names this teacher among the others."""
     checkpoint: str | None = None
-    """Folder or hub name in transformers' format, such as `facebook/sam2.1-hiera-large`.
+    """Folder, hub or packaged name in transformers' format, such as `facebook/sam2.1-hiera-large`.
 
     None: a random network of the sizes in `tiny`.
     """
@@ -120,10 +124,10 @@ class _ImageEmbedding(nn.Module):
         return coarsest + self.no_memory_embedding.view(1, -1, 1, 1)
 
 
-def _random_network(sizes: Sam2Sizes) -> _ImageEmbedding:
+def vision_config(sizes: Sam2Sizes) -> Sam2VisionConfig:
+    """Transformers' configuration of a small SAM 2 image encoder."""
     # transformers takes seconds to import; recipes that only name a teacher don't pay for it.
     from transformers import Sam2HieraDetConfig, Sam2VisionConfig
-    from transformers.models.sam2.modeling_sam2 import Sam2VisionModel
 
     channels = [sizes.embed_dim * factor for factor in (1, 2, 4, 8)]
     backbone = Sam2HieraDetConfig(
@@ -134,9 +138,15 @@ def _random_network(sizes: Sam2Sizes) -> _ImageEmbedding:
         window_size_per_stage=[8, 4, 8, 4],
         global_attention_blocks=[sum(sizes.blocks[:3]) - 1],
     )
-    config = Sam2VisionConfig(
+    return Sam2VisionConfig(
         backbone_config=backbone, backbone_channel_list=channels[::-1], fpn_hidden_size=sizes.num_channels
     )
+
+
+def _random_network(sizes: Sam2Sizes) -> _ImageEmbedding:
+    from transformers.models.sam2.modeling_sam2 import Sam2VisionModel
+
+    config = vision_config(sizes)
 
     def build() -> _ImageEmbedding:
         return _ImageEmbedding(Sam2VisionModel(config), 0.1 * torch.randn(sizes.num_channels))
@@ -149,7 +159,7 @@ def _random_network(sizes: Sam2Sizes) -> _ImageEmbedding:
 def _load(checkpoint: str) -> _ImageEmbedding:
     from transformers.models.sam2.modeling_sam2 import Sam2Model
 
-    loaded = Sam2Model.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
+    loaded = Sam2Model.from_pretrained(resolve_checkpoint(checkpoint), dtype=torch.float32, output_loading_info=True)
     model, info = cast("tuple[Sam2Model, dict[str, set[str]]]", loaded)
     require_loaded(checkpoint, set(info["missing_keys"]), ("vision_encoder.", "no_memory_embedding"))
     return _ImageEmbedding(model.vision_encoder, model.no_memory_embedding)
