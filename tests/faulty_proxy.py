@@ -15,7 +15,7 @@ import asyncio
 import random
 import threading
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,20 +69,20 @@ class Faults:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """One request as it went by."""
+    """One request, noted before any of its answer goes out and completed as it goes by."""
 
     method: str
     target: str
     """Path and query."""
-    status: int | None
-    """Of the answer; None: there was none."""
     fault: str | None
     """What befell it: a fault by its name, or `server` if the server couldn't be reached or broke off."""
-    sent_bytes: int
+    status: int | None = None
+    """Of the answer; None: there was none."""
+    sent_bytes: int = 0
     """Body of the request."""
-    received_bytes: int
+    received_bytes: int = 0
     """Body of the answer."""
 
 
@@ -103,11 +103,7 @@ class _Head:
 
 
 class _Lost(Exception):
-    """The connection to the client has to be reset; `fault` says why."""
-
-    def __init__(self, fault: str) -> None:
-        super().__init__(fault)
-        self.fault = fault
+    """The connection to the client has to be reset."""
 
 
 class FaultyProxy:
@@ -187,49 +183,53 @@ class FaultyProxy:
         head = await _read_head(reader)
         method, target = head.first[0], head.first[1]
         faults, fault = self.faults, self.faults.draw(method, self._generator)
-        sent, received, status = _Counted(), _Counted(), None
+        request = Request(method, target, fault)
+        self.requests.append(request)
         try:
-            status = await self._answer(head, reader, writer, faults, fault, sent, received)
-        except _Lost as lost:
-            fault = lost.fault
-        finally:
-            self.requests.append(Request(method, target, status, fault, sent.num_bytes, received.num_bytes))
-        return status is not None and head.fields.get("connection", "").lower() != "close"
+            await self._answer(request, head, reader, writer, faults)
+        except _Lost:
+            return False
+        return head.fields.get("connection", "").lower() != "close"
 
     async def _answer(
         self,
+        request: Request,
         head: _Head,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         faults: Faults,
-        fault: str | None,
-        sent: _Counted,
-        received: _Counted,
-    ) -> int:
+    ) -> None:
         if faults.latency_s:
             await asyncio.sleep(faults.latency_s)
-        if fault == "reset":
-            raise _Lost(fault)
-        if fault == "timeout":
+        if request.fault == "reset":
+            raise _Lost
+        if request.fault == "timeout":
             await asyncio.sleep(faults.timeout_s)
-            raise _Lost(fault)
-        if fault == "slow_down":
-            await _copy_body(reader, None, head, self._paced, sent)
-            length = b"0" if head.first[0] == "HEAD" else str(len(_SLOW_DOWN)).encode()
-            writer.write(b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\nContent-Length: " + length)
-            writer.write(b"\r\n\r\n" + (b"" if head.first[0] == "HEAD" else _SLOW_DOWN))
-            await writer.drain()
-            return 503
-        if fault == "torn_upload":
-            await self._tear(head, reader, sent)
-            raise _Lost(fault)
-        upstream, answer = await self._ask(head, reader, sent)
-        if fault == "lost_answer":
+            raise _Lost
+        if request.fault == "slow_down":
+            await self._refuse(request, head, reader, writer)
+            return
+        if request.fault == "torn_upload":
+            await self._tear(request, head, reader)
+            raise _Lost
+        upstream, answer = await self._ask(request, head, reader)
+        if request.fault == "lost_answer":
             upstream[1].transport.abort()
-            raise _Lost(fault)
-        return await self._give(head, answer, upstream, writer, received)
+            raise _Lost
+        await self._give(request, answer, upstream, writer)
 
-    async def _ask(self, head: _Head, reader: asyncio.StreamReader, sent: _Counted) -> tuple[_Streams, _Head]:
+    async def _refuse(
+        self, request: Request, head: _Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        async for chunk in self._body(reader, head):
+            request.sent_bytes += len(chunk)
+        request.status = 503
+        body = b"" if request.method == "HEAD" else _SLOW_DOWN
+        writer.write(b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\n")
+        writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        await writer.drain()
+
+    async def _ask(self, request: Request, head: _Head, reader: asyncio.StreamReader) -> tuple[_Streams, _Head]:
         """Passes the request to the server; its streams and the head of its answer."""
         # An idle connection may have been closed by the server since; without a body the request can be sent again.
         idle = self._idle.popleft() if self._idle and head.length == 0 else None
@@ -237,48 +237,77 @@ class FaultyProxy:
             try:
                 from_server, to_server = streams or await self._connect()
             except OSError as error:
-                raise _Lost("server") from error
+                request.fault = "server"
+                raise _Lost from error
             try:
                 to_server.write(head.raw)
-                await _copy_body(reader, to_server, head, self._paced, sent)
+                async for chunk in self._body(reader, head):
+                    request.sent_bytes += len(chunk)
+                    to_server.write(chunk)
+                    await to_server.drain()
                 await to_server.drain()
                 return (from_server, to_server), await _read_head(from_server)
             except (ConnectionError, asyncio.IncompleteReadError) as error:
                 to_server.transport.abort()
                 if streams is None:
-                    raise _Lost("server") from error
+                    request.fault = "server"
+                    raise _Lost from error
         raise AssertionError("unreachable")
 
-    async def _give(
-        self, head: _Head, answer: _Head, upstream: _Streams, writer: asyncio.StreamWriter, received: _Counted
-    ) -> int:
-        """Passes the server's answer to the client; its status."""
-        status = int(answer.first[1])
+    async def _give(self, request: Request, answer: _Head, upstream: _Streams, writer: asyncio.StreamWriter) -> None:
+        """Passes the server's answer to the client."""
+        request.status = int(answer.first[1])
         writer.write(answer.raw)
-        if head.first[0] != "HEAD" and status not in (204, 304):
+        if request.method != "HEAD" and request.status not in (204, 304):
             try:
-                await _copy_body(upstream[0], writer, answer, self._paced, received)
+                async for chunk in self._body(upstream[0], answer):
+                    request.received_bytes += len(chunk)
+                    writer.write(chunk)
+                    await writer.drain()
             except asyncio.IncompleteReadError as error:
-                raise _Lost("server") from error
+                request.fault = "server"
+                raise _Lost from error
         await writer.drain()
         if answer.fields.get("connection", "").lower() == "close":
             upstream[1].transport.abort()
         else:
             self._idle.append(upstream)
-        return status
 
-    async def _tear(self, head: _Head, reader: asyncio.StreamReader, sent: _Counted) -> None:
+    async def _tear(self, request: Request, head: _Head, reader: asyncio.StreamReader) -> None:
         with suppress(OSError):
             _, to_server = await self._connect()
             to_server.write(head.raw)
             half = await reader.readexactly((head.length or 0) // 2)
-            sent.num_bytes += len(half)
+            request.sent_bytes = len(half)
             to_server.write(half)
             await to_server.drain()
             to_server.transport.abort()
 
     async def _connect(self) -> _Streams:
         return await asyncio.open_connection(*self._server_address, limit=2 * _CHUNK_BYTES)
+
+    async def _body(self, source: asyncio.StreamReader, head: _Head) -> AsyncIterator[bytes]:
+        """The body of a message as it comes, at the pace of the line; with the sizes of chunks if it comes in such."""
+        if head.length is not None:
+            async for chunk in self._exactly(source, head.length):
+                yield chunk
+            return
+        size = -1
+        while size != 0:
+            line = await source.readuntil(b"\r\n")
+            size = int(line.split(b";")[0], 16)
+            yield line
+            async for chunk in self._exactly(source, size + 2):  # with the line's end
+                yield chunk
+
+    async def _exactly(self, source: asyncio.StreamReader, length: int) -> AsyncIterator[bytes]:
+        while length > 0:
+            chunk = await source.read(min(length, _CHUNK_BYTES))
+            if not chunk:
+                raise asyncio.IncompleteReadError(b"", length)
+            length -= len(chunk)
+            await self._paced(len(chunk))
+            yield chunk
 
     async def _paced(self, num_bytes: int) -> None:
         """Waits until the line has carried that much more."""
@@ -289,46 +318,8 @@ class FaultyProxy:
         await asyncio.sleep(self._free_at_s - now_s)
 
 
-@dataclass(slots=True)
-class _Counted:
-    num_bytes: int = 0
-
-
 async def _read_head(reader: asyncio.StreamReader) -> _Head:
     raw = await reader.readuntil(b"\r\n\r\n")
     first, *lines = raw.decode("latin-1").rstrip("\r\n").split("\r\n")
     fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return _Head(raw, first.split(" ", 2), fields)
-
-
-async def _copy_body(
-    source: asyncio.StreamReader,
-    target: asyncio.StreamWriter | None,
-    head: _Head,
-    paced: Callable[[int], Awaitable[None]],
-    counted: _Counted,
-) -> None:
-    """Passes the body of a message on as it comes, or throws it away."""
-
-    async def copy(length: int) -> None:
-        while length > 0:
-            chunk = await source.read(min(length, _CHUNK_BYTES))
-            if not chunk:
-                raise asyncio.IncompleteReadError(b"", length)
-            length -= len(chunk)
-            counted.num_bytes += len(chunk)
-            await paced(len(chunk))
-            if target is not None:
-                target.write(chunk)
-                await target.drain()
-
-    if head.length is not None:
-        await copy(head.length)
-        return
-    size = -1
-    while size != 0:
-        line = await source.readuntil(b"\r\n")
-        size = int(line.split(b";")[0], 16)
-        if target is not None:
-            target.write(line)
-        await copy(size + 2)  # with the line's end
