@@ -39,9 +39,10 @@ class FeaturesConfig(RecipeModel):
 
     codec: Literal["raw16", "int8"] = "int8"
     """Encoding: `raw16` is half precision; `int8` one byte per value, affine per image and channel, outliers exact."""
-    grid: Literal["native", "student"] = "native"
+    grid: str = Field("native", pattern=r"^(native|student|stride:[1-9][0-9]{0,3})$")
     """`native`: as the teacher gives it. `student`: bilinearly resized (align_corners=False) to the grid on
-    which the student is compared with this teacher: the same loss from fewer bytes, for that student alone."""
+    which the student is compared with this teacher: the same loss from fewer bytes, for that student alone.
+    `stride:n`: resized with antialiasing to one cell per n px of the teacher's input, rounded up."""
     student: StudentGrid | None = None
     """Grids of the student; needed by `grid: student` and by nothing else."""
     splits: tuple[str, ...] = ()
@@ -65,8 +66,19 @@ class FeaturesConfig(RecipeModel):
     which is quicker for small pictures on few cores, where processes of their own don't pay."""
     max_reject_share: float = Field(0.05, ge=0, le=1, json_schema_extra={"hashed": False})
     """Share of the planned images on which the teacher may fail; above it nothing is published."""
-    max_retries: int = Field(3, ge=0, json_schema_extra={"hashed": False})
-    """How often a teacher that died is started again, and its shard begun again."""
+    max_retries: int = Field(5, ge=0, json_schema_extra={"hashed": False})
+    """How often one shard is begun again: its teacher's process died or stood still, or storage failed."""
+    stuck_after_s: float = Field(900.0, gt=0, json_schema_extra={"hashed": False})
+    """Seconds without a step of a shard (a batch computed or encoded, the shard written) until the
+    teacher's process is ended and replaced; longer than a batch, a start of the teacher or a put may take."""
+    lease_expires_after_s: float = Field(60.0, gt=0, json_schema_extra={"hashed": False})
+    """Seconds without a sign of life until another run takes this one for dead and computes its images."""
+
+    @property
+    def grid_stride_px(self) -> int | None:
+        """Pixels of the teacher's input per cell, if the grid is given by a stride."""
+        name, _, stride = self.grid.partition(":")
+        return int(stride) if name == "stride" else None
 
     @model_validator(mode="after")
     def _has_student(self) -> Self:

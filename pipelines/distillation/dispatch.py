@@ -21,7 +21,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 from pipelines.distillation.plan import ShardTask
 from storage.errors import InfrastructureError
 
-__all__ = ["Died", "Dispatcher", "Done", "Event", "Failed", "Limits", "Pool", "Stirred"]
+__all__ = ["Died", "Dispatcher", "Done", "Event", "Failed", "Limits", "Pool", "Stirred", "retry_pause_s"]
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +124,7 @@ class Dispatcher(Generic[_Result]):
         self._pool, self._limits, self._clock = pool, limits, clock
         self._workers: dict[int, _Worker] = {}
         self._next_worker = 0
+        self._num_stillborn = 0
         self._waiting: list[tuple[float, int, ShardTask]] = []
         self._num_waited = 0
         self.counts: Counter[str] = Counter()
@@ -180,7 +181,7 @@ class Dispatcher(Generic[_Result]):
         if worker is None:
             return  # heard of late: it was killed meanwhile
         if isinstance(event, Stirred):
-            worker.lives = True
+            worker.lives, self._num_stillborn = True, 0
             for key, steps in event.steps.items():
                 if key in worker.tasks and worker.steps.get(key, (-1, 0.0))[0] != steps:
                     worker.steps[key] = steps, self._clock()
@@ -191,6 +192,12 @@ class Dispatcher(Generic[_Result]):
         else:
             self.counts["died"] += 1
             logger.warning("a teacher's process is gone, another one is started: %s", event.reason)
+            self._num_stillborn += not worker.lives
+            if self._num_stillborn > self._limits.max_retries:
+                raise InfrastructureError(
+                    f"{self._num_stillborn} processes in a row died before they lived, the last one: {event.reason}; "
+                    "check the memory of the nodes, their environment, and that the teacher's package is there"
+                )
             self._replace(event.worker, next(iter(worker.tasks), None), event.reason)
 
     def _take(self, number: int, key: str) -> ShardTask | None:

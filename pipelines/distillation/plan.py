@@ -93,6 +93,10 @@ def feature_grid(
         height_px: height of the image.
         width_px: width of the image.
     """
+    stride_px = config.grid_stride_px
+    if stride_px is not None:
+        input_height, input_width = geometry.input_size(height_px, width_px)
+        return -(-input_height // stride_px), -(-input_width // stride_px)
     if config.grid == "native" or config.student is None:
         return geometry.output_grid(height_px, width_px)
     student = config.student

@@ -164,27 +164,36 @@ def _failing_alone(teacher: Teacher, batch: Tensor, failed: Mapping[int, str], e
     return culprits
 
 
-def resize_features(features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Features [batch, channels, rows, columns] on another grid, as the student's loss would resize them."""
+def resize_features(features: Tensor, grid: tuple[int, int], antialias: bool = False) -> Tensor:
+    """Features [batch, channels, rows, columns] on another grid.
+
+    Args:
+        features: on the teacher's grid.
+        grid: (rows, columns) wanted.
+        antialias: average over what a coarser cell covers; without, as the student's loss would resize them.
+    """
     if tuple(features.shape[-2:]) == grid:
         return features
-    return functional.interpolate(features, size=grid, mode="bilinear", align_corners=False)
+    return functional.interpolate(features, size=grid, mode="bilinear", align_corners=False, antialias=antialias)
 
 
-def feature_rows(rows: Sequence[PlannedRow], features: Tensor, failures: Mapping[int, str]) -> list[FeatureRow]:
+def feature_rows(
+    rows: Sequence[PlannedRow], features: Tensor, failures: Mapping[int, str], antialias: bool = False
+) -> list[FeatureRow]:
     """What is stored of one batch: each image on its planned grid, or the reason why it has none.
 
     Args:
         rows: the batch's images.
         features: [batch, channels, rows, columns] as the teacher gives them.
         failures: reasons by position.
+        antialias: how a coarser grid is reached, see `resize_features`.
     """
     result: list[FeatureRow] = []
     for position, row in enumerate(rows):
         if position in failures:
             result.append(FeatureRow(row.image_id, row.height, row.width, None, failures[position]))
             continue
-        resized = resize_features(features[position : position + 1], (row.height, row.width))[0]
+        resized = resize_features(features[position : position + 1], (row.height, row.width), antialias)[0]
         values = np.ascontiguousarray(resized.numpy(), dtype=np.float32)
         result.append(FeatureRow(row.image_id, row.height, row.width, values))
     return result

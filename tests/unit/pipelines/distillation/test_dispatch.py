@@ -194,6 +194,15 @@ def test_a_worker_that_never_starts_gets_nothing() -> None:
     assert pool.most_in_hand == 2
 
 
+def test_workers_that_die_at_birth_end_the_run() -> None:
+    class Stillborn(FakePool):
+        def poll(self) -> Sequence[Event[str]]:
+            return [Died(self.unheard.popleft(), "no such package")]
+
+    with pytest.raises(InfrastructureError, match=r"4 processes in a row died before they lived.*no such package"):
+        _run(Stillborn(), 3)
+
+
 def test_what_no_retry_mends_ends_the_run() -> None:
     def script(pool: FakePool) -> Sequence[Event[str]] | None:
         raise DataError("bad recipe")
