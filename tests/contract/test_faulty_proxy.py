@@ -14,8 +14,8 @@ from obstore.store import S3Store
 
 from storage.errors import ObjectNotFound
 from storage.objects import Objects
-from tests.conftest import S3Server
 from tests.faulty_proxy import Faults, FaultyProxy
+from tests.s3_server import S3Server
 
 
 @pytest.fixture
