@@ -5,6 +5,7 @@ from __future__ import annotations
 from jobs.config import Recipe
 from jobs.flow import Located, Outputs, Stage, Timings
 from jobs.report import report_inputs, shown_recipe
+from pipelines.calibration.steps import calibration_key, codec_for, is_calibrated
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curation_key
 from pipelines.distillation.plan import coverage_key, coverage_path, feature_fingerprint, store_key
@@ -14,6 +15,7 @@ from pipelines.report import build_report, report_key
 from pipelines.scenes.config import ScenesConfig
 from pipelines.scenes.generate import scenes_key
 from pipelines.training.config import training_key
+from storage.codecs import Codec
 from storage.corpus import Corpus
 from storage.errors import UsageError
 from storage.objects import Objects
@@ -43,7 +45,10 @@ def plan_stages(recipe: Recipe, timings: Timings, until: str | None = None) -> l
     if recipe.scenes is not None:
         stages.append(_scenes(workspace, recipe.scenes))
     stages.append(_curate(workspace, recipe))
-    stages.extend(_teach(workspace, recipe, teacher) for teacher in recipe.teachers)
+    for teacher in recipe.teachers:
+        if _needs_calibration(recipe):
+            stages.append(_calibrate(workspace, recipe, teacher))
+        stages.append(_teach(workspace, recipe, teacher))
     stages.append(_train(workspace, recipe))
     stages.append(_evaluate(workspace, recipe))
     stages.append(_report(workspace, recipe, timings))
@@ -91,10 +96,34 @@ def _curate(workspace: Objects, recipe: Recipe) -> Stage:
     return Stage("curate", "curate", ("scenes",) if own_scenes else (), locate, run)
 
 
+def _needs_calibration(recipe: Recipe) -> bool:
+    return is_calibrated(recipe.features) and recipe.features.calibration is None
+
+
+def _calibrate(workspace: Objects, recipe: Recipe, teacher: TeacherConfig) -> Stage:
+    def locate(outputs: Outputs, progress: Progress | None) -> Located:
+        key = calibration_key(_feature_fingerprint(recipe, teacher), recipe.features)
+        return Located(key, workspace.child(f"calibrate/{key}"))
+
+    def run(outputs: Outputs, target: Located, progress: Progress) -> None:
+        from pipelines.calibration.pipeline import calibrate
+
+        corpus = Corpus.open(outputs["curate"].objects)
+        calibrate(corpus, teacher, recipe.features, target.objects, target.key, progress)
+
+    return Stage(f"calibrate {teacher.kind}", "teach", ("curate",), locate, run)
+
+
 def _teach(workspace: Objects, recipe: Recipe, teacher: TeacherConfig) -> Stage:
+    calibrated = f"calibrate {teacher.kind}" if _needs_calibration(recipe) else None
+
+    def codec(outputs: Outputs) -> Codec:
+        return codec_for(recipe.features, outputs[calibrated].objects if calibrated else None)
+
     def locate(outputs: Outputs, progress: Progress | None) -> Located | None:
-        fingerprint = feature_fingerprint(_card(teacher).fingerprint, recipe.features, teacher.student_source)
-        store_address = store_key(fingerprint, recipe.features)
+        if calibrated and not outputs[calibrated].complete:
+            return None
+        store_address = store_key(_feature_fingerprint(recipe, teacher), codec(outputs).encoding)
         store = workspace.child(f"features/{store_address}")
         key = coverage_key(store_address, outputs["curate"].key, recipe.features)
         return Located(key, store.child(coverage_path(key)), store)
@@ -102,9 +131,14 @@ def _teach(workspace: Objects, recipe: Recipe, teacher: TeacherConfig) -> Stage:
     def run(outputs: Outputs, target: Located, progress: Progress) -> None:
         from pipelines.distillation.pipeline import teach
 
-        teach(Corpus.open(outputs["curate"].objects), teacher, recipe.features, target.readable, progress)
+        corpus = Corpus.open(outputs["curate"].objects)
+        teach(corpus, teacher, recipe.features, codec(outputs), target.readable, progress)
 
-    return Stage(teach_name(teacher), "teach", ("curate",), locate, run)
+    return Stage(teach_name(teacher), "teach", ("curate", *([calibrated] if calibrated else [])), locate, run)
+
+
+def _feature_fingerprint(recipe: Recipe, teacher: TeacherConfig) -> str:
+    return feature_fingerprint(_card(teacher).fingerprint, recipe.features, teacher.student_source)
 
 
 def _card(teacher: TeacherConfig) -> TeacherCard:

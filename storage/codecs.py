@@ -1,130 +1,46 @@
-"""How feature values are stored: `raw16` and `int8`.
+"""How feature values are stored: `raw16`, `int8` and `klt`.
 
-A codec turns the float32 features of one image, [channels, cells], into a `StoredFeature`: an array
-of a small dtype plus what is needed to get the values back. A student's loss can take the stored
-integers to the device and dequantise there.
+A codec turns the float32 features of one image, [channels, height, width], into a `StoredFeature`:
+an array of a small dtype plus what is needed to get the values back. A student's loss can take the
+stored integers to the device and dequantise there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from storage.errors import DataError, UnknownKind
+from storage.errors import DataError, UnknownKind, UsageError
 from storage.keys import Json
+from storage.klt import Calibration, KltCodec
+from storage.stored_features import Basis, Codec, Float32, StoredFeature, check_range, relative_error
 
-__all__ = ["Codec", "Int8Codec", "Raw16Codec", "StoredFeature", "codec_of"]
-
-Float32: TypeAlias = npt.NDArray[np.float32]
-Int32: TypeAlias = npt.NDArray[np.int32]
+__all__ = ["Basis", "Codec", "Int8Codec", "Raw16Codec", "StoredFeature", "check_encoding", "codec_of"]
 
 _ROBUST_SIGMAS = 6.0
 _IQR_OF_NORMAL = 1.349  # interquartile range of a normal distribution, in sigmas
 _MAX_OUTLIER_SHARE = 1 / 256  # per side and channel; at 12 bytes each under 10 % of the int8 bytes
-
-
-def _no_floats() -> Float32:
-    return np.empty(0, np.float32)
-
-
-def _no_ints() -> Int32:
-    return np.empty(0, np.int32)
-
-
-@dataclass(frozen=True, eq=False)
-class StoredFeature:
-    """The features of one image as stored.
-
-    The value of channel c in cell n (row-major in the height x width grid) is
-    `values[c, n] * scale[c] + offset[c]`, except at the outliers, whose values are given exactly.
-    `scale` and `offset` are empty for a codec that stores values as they are.
-    """
-
-    values: npt.NDArray[Any]
-    """[channels, height * width], float16 or int8."""
-    height: int
-    """Rows of the grid, in cells."""
-    width: int
-    """Columns of the grid, in cells."""
-    scale: Float32 = field(default_factory=_no_floats)
-    """[channels], or empty."""
-    offset: Float32 = field(default_factory=_no_floats)
-    """[channels], or empty."""
-    outlier_channel: Int32 = field(default_factory=_no_ints)
-    outlier_cell: Int32 = field(default_factory=_no_ints)
-    outlier_value: Float32 = field(default_factory=_no_floats)
-
-    def dequantise(self) -> Float32:
-        """The features, float32 [channels, height, width]."""
-        values = self.values.astype(np.float32)
-        if self.scale.size:
-            values *= self.scale[:, None]
-            values += self.offset[:, None]
-        values[self.outlier_channel, self.outlier_cell] = self.outlier_value
-        return values.reshape(values.shape[0], self.height, self.width)
-
-
-@runtime_checkable
-class Codec(Protocol):
-    """What a stored encoding has to offer."""
-
-    @property
-    def name(self) -> str:
-        """As recipes and part metadata say it."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the stored values, little-endian."""
-        ...
-
-    @property
-    def sentinel(self) -> float | int:
-        """The value that marks what was never written; no stored value equals it."""
-        ...
-
-    @property
-    def has_affine(self) -> bool:
-        """Whether each row carries scales, offsets and outliers."""
-        ...
-
-    def encode(self, features: Float32) -> StoredFeature:
-        """Stores float32 [channels, height, width]; raises DataError for values it can't hold."""
-        ...
-
-    def zarr_data_type(self) -> str:
-        """`data_type` of the array's metadata."""
-        ...
-
-    def zarr_fill_value(self) -> Json:
-        """`fill_value` of the array's metadata: the sentinel."""
-        ...
-
-    def zarr_codecs(self) -> Sequence[Json]:
-        """The chunk's codec chain in the array's metadata."""
-        ...
-
-
-def _check_range(features: Float32, limit: float, advice: str) -> None:
-    num_bad = int(features.size - np.count_nonzero(np.isfinite(features)))
-    if num_bad:
-        raise DataError(f"features: {num_bad} of {features.size} values are not finite")
-    largest = float(np.abs(features).max(initial=0.0))
-    if largest >= limit:
-        raise DataError(f"features: a value of magnitude {largest:g} {advice}")
+_CRC: Json = {"name": "crc32c"}
 
 
 class Raw16Codec:
     """Half precision, 2 bytes per value; the sentinel is NaN."""
 
-    name = "raw16"
-    dtype = np.dtype("<f2")
+    encoding = "raw16"
+    calibration = None
+    basis = None
+    bits_per_value = 16.0
+    dtype: np.dtype[Any] = np.dtype("<f2")
     sentinel = float("nan")
-    has_affine = False
+
+    def num_scales(self, num_channels: int) -> int:
+        return 0
+
+    def num_offsets(self, num_channels: int) -> int:
+        return 0
 
     def encode(self, features: Float32) -> StoredFeature:
         """Rounds to float16.
@@ -133,9 +49,15 @@ class Raw16Codec:
             DataError: a value is not finite or beyond what float16 holds (65504).
         """
         # 65520 is the first value that rounds to infinity.
-        _check_range(features, 65520.0, "is beyond float16 (65504); use the int8 encoding")
+        check_range(features, 65520.0, "is beyond float16 (65504); use another encoding")
         channels, height, width = features.shape
         return StoredFeature(features.reshape(channels, -1).astype(self.dtype), height, width)
+
+    def pack(self, values: npt.NDArray[Any]) -> memoryview:
+        return _bytes_of(values)
+
+    def unpack(self, body: memoryview, num_channels: int, cells: int) -> npt.NDArray[Any]:
+        return _values_of(body, self.dtype, num_channels, cells)
 
     def zarr_data_type(self) -> str:
         return "float16"
@@ -144,7 +66,7 @@ class Raw16Codec:
         return "NaN"
 
     def zarr_codecs(self) -> Sequence[Json]:
-        return [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+        return [{"name": "bytes", "configuration": {"endian": "little"}}, _CRC]
 
 
 class Int8Codec:
@@ -156,10 +78,18 @@ class Int8Codec:
     cost every other value 7 dB.
     """
 
-    name = "int8"
-    dtype = np.dtype("i1")
+    encoding = "int8"
+    calibration = None
+    basis = None
+    bits_per_value = 8.0
+    dtype: np.dtype[Any] = np.dtype("i1")
     sentinel = -128
-    has_affine = True
+
+    def num_scales(self, num_channels: int) -> int:
+        return num_channels
+
+    def num_offsets(self, num_channels: int) -> int:
+        return num_channels
 
     def encode(self, features: Float32) -> StoredFeature:
         """Quantises.
@@ -167,7 +97,7 @@ class Int8Codec:
         Raises:
             DataError: a value is not finite, or above 1e30.
         """
-        _check_range(features, 1e30, "is no feature; the teacher diverges")
+        check_range(features, 1e30, "is no feature; the teacher diverges")
         channels, height, width = features.shape
         flat = np.ascontiguousarray(features.reshape(channels, -1), dtype=np.float32)
         low, high = _robust_range(flat)
@@ -177,10 +107,11 @@ class Int8Codec:
         step = np.where(scale > 0, scale, 1).astype(np.float32)
         centred = flat - offset[:, None]
         codes = np.clip(np.rint(centred / step[:, None]), -127, 127)
-        restored = codes.astype(np.float32) * scale[:, None] + offset[:, None]
+        error = np.abs(flat - (codes.astype(np.float32) * scale[:, None] + offset[:, None]))
         # Half a step is what rounding costs; the rest of the margin is float32's own rounding.
         margin = 0.505 * scale + 1e-6 * np.abs(offset)
-        channel, cell = np.nonzero(np.abs(flat - restored) > margin[:, None])
+        channel, cell = np.nonzero(error > margin[:, None])
+        error[channel, cell] = 0
         return StoredFeature(
             codes.astype(np.int8),
             height,
@@ -190,7 +121,14 @@ class Int8Codec:
             channel.astype(np.int32),
             cell.astype(np.int32),
             flat[channel, cell],
+            relative_mse=relative_error(float(np.square(error, dtype=np.float64).mean()), flat),
         )
+
+    def pack(self, values: npt.NDArray[Any]) -> memoryview:
+        return _bytes_of(values)
+
+    def unpack(self, body: memoryview, num_channels: int, cells: int) -> npt.NDArray[Any]:
+        return _values_of(body, self.dtype, num_channels, cells)
 
     def zarr_data_type(self) -> str:
         return "int8"
@@ -199,7 +137,7 @@ class Int8Codec:
         return self.sentinel
 
     def zarr_codecs(self) -> Sequence[Json]:
-        return [{"name": "bytes"}, {"name": "crc32c"}]
+        return [{"name": "bytes"}, _CRC]
 
 
 def _robust_range(flat: Float32) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -221,11 +159,42 @@ def _robust_range(flat: Float32) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
     return ordered[channels, first_in].astype(np.float64), ordered[channels, last_in].astype(np.float64)
 
 
-_CODECS: dict[str, Codec] = {codec.name: codec for codec in (Raw16Codec(), Int8Codec())}
+def _bytes_of(values: npt.NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(values).data.cast("B")
 
 
-def codec_of(name: str) -> Codec:
-    """The codec of that name; raises UnknownKind."""
-    if name not in _CODECS:
-        raise UnknownKind("feature encoding", name, _CODECS)
-    return _CODECS[name]
+def _values_of(body: memoryview, dtype: np.dtype[Any], num_channels: int, cells: int) -> npt.NDArray[Any]:
+    expected = num_channels * cells * dtype.itemsize
+    if len(body) != expected:
+        raise DataError(f"expected a chunk of {expected} bytes, found {len(body)}")
+    return np.frombuffer(body, dtype).reshape(num_channels, cells)
+
+
+_PLAIN: dict[str, Codec] = {codec.encoding: codec for codec in (Raw16Codec(), Int8Codec())}
+
+
+def codec_of(encoding: str, calibration: bytes | None = None) -> Codec:
+    """The codec of an encoding.
+
+    Args:
+        encoding: `raw16`, `int8`, or `klt:` and the SHA-256 of its calibration.
+        calibration: the calibration's bytes, where the encoding names one.
+
+    Raises:
+        UnknownKind: no such encoding.
+        UsageError: it needs a calibration and got none.
+        CorruptObject: the calibration is damaged, or another than the encoding names.
+    """
+    check_encoding(encoding)
+    if encoding in _PLAIN:
+        return _PLAIN[encoding]
+    if calibration is None:
+        raise UsageError(f"feature encoding {encoding!r}: expected its calibration beside it; run teach again")
+    return KltCodec(Calibration.from_bytes(calibration, encoding.partition(":")[2]))
+
+
+def check_encoding(encoding: str) -> None:
+    """Raises UnknownKind for an encoding of which no codec is known."""
+    name, _, calibration = encoding.partition(":")
+    if encoding not in _PLAIN and not (name == KltCodec.name and calibration):
+        raise UnknownKind("feature encoding", encoding, [*_PLAIN, f"{KltCodec.name}:<calibration>"])

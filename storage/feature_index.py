@@ -8,19 +8,21 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.codecs import Codec, codec_of
+from storage.codecs import check_encoding, codec_of
 from storage.errors import CorruptObject, ObjectNotFound, UsageError
 from storage.feature_plan import ArrayPlan, PartPlan
 from storage.keys import Json, bytes_key, canonical_json
+from storage.klt import CALIBRATION_NAME
 from storage.manifest import MANIFEST_NAME, Manifest
 from storage.objects import Objects
+from storage.stored_features import Codec
 
 __all__ = [
     "ROWS_NAME",
@@ -32,7 +34,9 @@ __all__ = [
     "add_part",
     "open_part",
     "part_objects",
+    "read_rows",
     "read_snapshot",
+    "replace_parts",
 ]
 
 ROWS_NAME = "rows.parquet"
@@ -47,9 +51,11 @@ ROW_SCHEMA = pa.schema(
         pa.field("width", pa.int32(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
+        pa.field("relative_mse", pa.float32(), nullable=False),
     ]
 )
-"""One row per planned image; height and width in cells; `status` is a `RowStatus`."""
+"""One row per planned image; height and width in cells; `status` is a `RowStatus`; `relative_mse` is what the
+encoding cost this image, see `StoredFeature`."""
 
 _SNAPSHOT = re.compile(r"index/(\d{8})\.json")
 _ATTRIBUTE = "sailloft"
@@ -62,7 +68,7 @@ class PartDescription:
     fingerprint: str
     """Content key of the teacher: weights, preprocessing, layer, grid policy, dtype."""
     encoding: str
-    """Name of the codec, `raw16` or `int8`."""
+    """`raw16`, `int8`, or `klt:` and the SHA-256 of its calibration."""
     num_channels: int
     geometry: Mapping[str, Json] = field(default_factory=dict[str, Json])
     """How a grid follows from an image's size, for the record: policy, stride, input size."""
@@ -107,8 +113,9 @@ class OpenPart:
     key: str
     objects: Objects
     description: PartDescription
+    codec: Codec
     arrays: Mapping[str, ArrayPlan]
-    rows: pa.Table
+    """By name, in the order of rising size classes."""
     manifest: Manifest
 
 
@@ -170,18 +177,22 @@ def rows_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def open_part(store: Objects, entry: PartEntry) -> OpenPart:
+def open_part(store: Objects, entry: PartEntry, known: Mapping[str, Codec] | None = None) -> OpenPart:
     """Opens a part and checks what it reads against the hashes that lead to it.
 
+    Args:
+        store: prefix of the store.
+        entry: as the snapshot lists it.
+        known: codecs by their encoding, whose calibration needn't be read again.
+
     Raises:
-        CorruptObject: manifest, group or table of rows is missing or differs.
+        CorruptObject: manifest, group or calibration is missing or differs.
     """
     objects = part_objects(store, entry.part)
     data = _read(objects, MANIFEST_NAME, entry.manifest_sha256)
     try:
         manifest = Manifest.from_json(data)
         group = json.loads(_read(objects, "zarr.json", manifest.file("zarr.json").sha256))
-        rows = pq.read_table(pa.BufferReader(_read(objects, ROWS_NAME, manifest.file(ROWS_NAME).sha256)))
         attributes = cast("dict[str, Any]", group["attributes"][_ATTRIBUTE])
         description = PartDescription.from_json(attributes)
         arrays = {
@@ -190,11 +201,32 @@ def open_part(store: Objects, entry: PartEntry) -> OpenPart:
             )
             for array in attributes["arrays"]
         }
+        codec = (known or {}).get(description.encoding) or _codec_of(objects, description, manifest)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, CorruptObject):
             raise
         raise CorruptObject(f"{objects.url}: not a part of this version: {type(error).__name__} {error}") from error
-    return OpenPart(entry.part, objects, description, arrays, rows, manifest)
+    return OpenPart(entry.part, objects, description, codec, arrays, manifest)
+
+
+def _codec_of(objects: Objects, description: PartDescription, manifest: Manifest) -> Codec:
+    listed = {file.path: file for file in manifest.files}.get(CALIBRATION_NAME)
+    if listed is None:
+        return codec_of(description.encoding)
+    return codec_of(description.encoding, _read(objects, CALIBRATION_NAME, listed.sha256))
+
+
+def read_rows(part: OpenPart) -> pa.Table:
+    """The table of rows of a part, by `ROW_SCHEMA`.
+
+    Raises:
+        CorruptObject: it is missing or differs.
+    """
+    try:
+        data = _read(part.objects, ROWS_NAME, part.manifest.file(ROWS_NAME).sha256)
+        return pq.read_table(pa.BufferReader(data)).select(ROW_SCHEMA.names).cast(ROW_SCHEMA)
+    except (KeyError, pa.ArrowException) as error:
+        raise CorruptObject(f"{part.objects.url}/{ROWS_NAME}: not of this version: {error}") from error
 
 
 def _read(objects: Objects, key: str, sha256: str) -> bytes:
@@ -217,18 +249,37 @@ def read_snapshot(store: Objects, number: int | None = None) -> Snapshot | None:
         CorruptObject: it can't be read.
     """
     if number is None:
-        matches = [_SNAPSHOT.fullmatch(info.key) for info in store.list("index")]
-        number = max((int(match[1]) for match in matches if match), default=None)
+        number = _newest_listed(store) if store.can_list else _newest_probed(store)
         if number is None:
             return None
-    key = f"index/{number:08d}.json"
+    key = _snapshot_key(number)
     try:
         value = cast("dict[str, Any]", json.loads(store.read(key)))
-        codec_of(value["description"]["encoding"])
+        check_encoding(value["description"]["encoding"])
         parts = [PartEntry(part["part"], part["manifest_sha256"], part["num_images"]) for part in value["parts"]]
         return Snapshot(number, PartDescription.from_json(value["description"]), tuple(parts))
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CorruptObject(f"{store.url}/{key}: not an index snapshot: {type(error).__name__} {error}") from error
+
+
+def _snapshot_key(number: int) -> str:
+    return f"index/{number:08d}.json"
+
+
+def _newest_listed(store: Objects) -> int | None:
+    matches = [_SNAPSHOT.fullmatch(info.key) for info in store.list("index")]
+    return max((int(match[1]) for match in matches if match), default=None)
+
+
+def _newest_probed(store: Objects) -> int | None:
+    """Number of the newest snapshot where nothing can be listed: they are numbered from 1 without gaps."""
+    present, absent = 0, 1
+    while store.exists(_snapshot_key(absent)):
+        present, absent = absent, 2 * absent
+    while absent - present > 1:
+        middle = (present + absent) // 2
+        present, absent = (middle, absent) if store.exists(_snapshot_key(middle)) else (present, middle)
+    return present or None
 
 
 def add_part(store: Objects, description: PartDescription, entry: PartEntry) -> Snapshot:
@@ -236,6 +287,26 @@ def add_part(store: Objects, description: PartDescription, entry: PartEntry) -> 
 
     Raises:
         UsageError: the store holds features of another teacher or encoding.
+        CorruptObject: the store lists the part with another manifest.
+    """
+    return replace_parts(store, description, (), entry)
+
+
+def replace_parts(
+    store: Objects, description: PartDescription, retired: Collection[str], entry: PartEntry | None
+) -> Snapshot:
+    """Makes a published part live in the place of others, by a new snapshot on top of the newest.
+
+    Nothing is deleted: readers that pinned an earlier snapshot go on. Repeating it is fine.
+
+    Args:
+        store: prefix of the store.
+        description: what all parts have in common.
+        retired: parts that are live no longer.
+        entry: the new part, listed where the first retired one stood, or last; None: none.
+
+    Raises:
+        UsageError: the store holds features of another teacher or encoding, or a part to retire isn't live.
         CorruptObject: the store lists the part with another manifest.
     """
     while True:
@@ -248,13 +319,25 @@ def add_part(store: Objects, description: PartDescription, entry: PartEntry) -> 
                     "give each teacher and encoding its own store"
                 )
             parts = newest.parts
-        for known in parts:
-            if known.part == entry.part:
-                if known != entry:
-                    raise CorruptObject(f"{store.url}: part {entry.part} is listed with another manifest: {known}")
-                return cast(Snapshot, newest)
-        snapshot = Snapshot(1 if newest is None else newest.number + 1, description, (*parts, entry))
-        if store.create(f"index/{snapshot.number:08d}.json", _snapshot_json(snapshot)):
+        live = {part.part: part for part in parts}
+        if entry is not None and entry.part in live:
+            if live[entry.part] != entry:
+                raise CorruptObject(
+                    f"{store.url}: part {entry.part} is listed with another manifest: {live[entry.part]}"
+                )
+            return cast(Snapshot, newest)
+        absent = sorted(set(retired) - set(live))
+        if absent:
+            raise UsageError(
+                f"{store.url}: part {absent[0]} is live no longer, another command has replaced it; start again"
+            )
+        place = next((number for number, part in enumerate(parts) if part.part in retired), len(parts))
+        kept = [(number, part) for number, part in enumerate(parts) if part.part not in retired]
+        before = [part for number, part in kept if number < place]
+        after = [part for number, part in kept if number >= place]
+        following = (*before, *([] if entry is None else [entry]), *after)
+        snapshot = Snapshot(1 if newest is None else newest.number + 1, description, following)
+        if store.create(_snapshot_key(snapshot.number), _snapshot_json(snapshot)):
             return snapshot
 
 

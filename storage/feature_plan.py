@@ -128,7 +128,7 @@ def class_cells(num_cells: int) -> int:
 def plan_rows(
     images: Iterable[tuple[str, int, int]],
     num_channels: int,
-    bytes_per_value: int,
+    bytes_per_value: int | float,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> PartPlan:
     """Assigns images to arrays, rows and shards.
@@ -140,14 +140,14 @@ def plan_rows(
     Args:
         images: (image_id, height, width) with the size of the feature grid in cells.
         num_channels: of every image.
-        bytes_per_value: of the stored dtype.
+        bytes_per_value: as stored, what is expected of a compressing encoding.
         max_shard_bytes: stored size that a shard should not exceed (one image may).
 
     Raises:
         ValueError: an image twice, or a size below 1.
     """
-    if min(num_channels, bytes_per_value, max_shard_bytes) < 1:
-        raise ValueError("plan_rows: channels, bytes per value and shard size must be at least 1")
+    if min(num_channels, max_shard_bytes) < 1 or bytes_per_value <= 0:
+        raise ValueError("plan_rows: channels and shard size must be at least 1, bytes per value above 0")
     shapes: dict[tuple[int, int], list[PlannedRow]] = {}
     seen: set[str] = set()
     for image_id, height, width in images:
@@ -167,8 +167,8 @@ def plan_rows(
 
 
 def _plan_array(
-    cells: int, rows: Sequence[PlannedRow], num_channels: int, bytes_per_value: int, max_shard_bytes: int
+    cells: int, rows: Sequence[PlannedRow], num_channels: int, bytes_per_value: int | float, max_shard_bytes: int
 ) -> ArrayPlan:
-    most = max(1, max_shard_bytes // (num_channels * cells * bytes_per_value))
+    most = max(1, int(max_shard_bytes / (num_channels * cells * bytes_per_value)))
     num_shards = -(-len(rows) // most)
     return ArrayPlan(f"l{cells}", len(rows), num_channels, cells, -(-len(rows) // num_shards))

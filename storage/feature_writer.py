@@ -1,11 +1,13 @@
 """Writing a part: metadata, one shard per task, then publication.
 
 plan = plan_rows(...)
-write_part_metadata(part, plan, description)
+write_part_metadata(part, plan, description, codec)
 done = written_shards(part)                        # one listing; what a killed run had finished
 for shard in plan.shards():                        # in any order, on any machine
-    if shard.key not in done: write_shard(part, shard.array, shard.index, rows, encoding)
-publish_part(store, part_key, plan, description, ...)
+    if shard.key not in done: write_shard(part, shard.array, shard.index, rows, codec)
+publish_part(store, part_key, plan, description, codec, ...)
+
+A task whose rows come one after another gives them to a `ShardWriter`, which keeps them encoded.
 """
 
 # pyright: reportUnknownParameterType=false
@@ -14,36 +16,50 @@ publish_part(store, part_key, plan, description, ...)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute
 
-from storage.codecs import Codec, codec_of
 from storage.errors import CorruptObject, DataError, InfrastructureError, ManifestConflict, ObjectNotFound
 from storage.feature_index import (
     ROW_SCHEMA,
     ROWS_NAME,
     PartDescription,
     PartEntry,
-    add_part,
     array_json,
     group_json,
     part_objects,
+    replace_parts,
     rows_bytes,
 )
 from storage.feature_plan import ArrayPlan, PartPlan, PlannedRow, ShardPlan, class_cells
 from storage.keys import Json, bytes_key
+from storage.klt import CALIBRATION_NAME, KltCodec
 from storage.manifest import FileEntry, Manifest, publish
 from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION, RejectReason
-from storage.shards import RowStatus, ShardRow, ShardTail, build_shard, decode_chunk, parse_tail, read_tail
+from storage.shards import EncodedRow, RowStatus, ShardBuilder, ShardRow, decode_chunk, encode_row, parse_tail
+from storage.stored_features import Codec
 
-__all__ = ["FeatureRow", "publish_part", "write_part_metadata", "write_shard", "written_shards"]
+__all__ = [
+    "FeatureRow",
+    "RowEntry",
+    "ShardWriter",
+    "WrittenShard",
+    "publish_part",
+    "read_shard",
+    "write_part_metadata",
+    "write_shard",
+    "written_shards",
+]
+
+pc: Any = pyarrow.compute  # its functions are made at import, unseen by the checker
 
 _NUM_THREADS = 8
 _Item = TypeVar("_Item")
@@ -65,13 +81,94 @@ class FeatureRow:
     detail: str = ""
 
 
-def write_part_metadata(part: Objects, plan: PartPlan, description: PartDescription) -> None:
-    """Writes `zarr.json` of the part and of each array; done before is fine.
+@dataclass(frozen=True, slots=True)
+class RowEntry:
+    """What the table of rows says of one row, beside its place."""
+
+    image_id: str
+    height: int
+    width: int
+    status: RowStatus
+    detail: str
+    relative_mse: float
+
+    @classmethod
+    def of(cls, row: ShardRow) -> RowEntry:
+        """What is said of a row of a shard."""
+        error = 0.0 if row.stored is None else row.stored.relative_mse
+        return cls(row.image_id, row.height, row.width, row.status, row.detail, error)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenShard:
+    """A shard as it stands in the store: all that publication has to know."""
+
+    entry: FileEntry
+    rows: tuple[RowEntry, ...]
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """Rejected images with the reason."""
+        return {row.image_id: row.detail for row in self.rows if row.status is RowStatus.REJECTED}
+
+
+class ShardWriter:
+    """Collects the rows of one shard and writes it by a single create-only put.
+
+    Rows are kept as they will be stored, in one buffer, so that a shard takes little more memory than
+    its own size.
+
+    Args:
+        part: prefix of the part.
+        array: as planned.
+        shard_index: which shard of it.
+        codec: of the store.
+    """
+
+    def __init__(self, part: Objects, array: ArrayPlan, shard_index: int, codec: Codec) -> None:
+        self._part, self._array, self._codec = part, array, codec
+        self._key = array.shard_key(shard_index)
+        self._num_rows = len(array.shard_rows(shard_index))
+        self._builder = ShardBuilder(array, codec, self._num_rows)
+
+    def encode(self, row: FeatureRow) -> EncodedRow:
+        """Encodes one row; may run in any thread.
+
+        A row whose values the encoding can't hold (not finite, or too large) becomes a rejected row.
+
+        Raises:
+            ValueError: a row that doesn't fit the array.
+        """
+        return encode_row(_encode(row, self._array, self._codec), self._array, self._codec)
+
+    def add(self, slot: int, encoded: EncodedRow) -> None:
+        """Takes an encoded row as that of `slot`, counted from 0 within the shard."""
+        self._builder.add(slot, encoded)
+
+    def write(self) -> WrittenShard:
+        """Writes the shard. If it exists already, what is there stays and counts.
+
+        Raises:
+            ValueError: rows are missing.
+            CorruptObject: a shard exists already and is torn.
+        """
+        data, rows = self._builder.finish()
+        with ThreadPoolExecutor(1) as pool:
+            digest = pool.submit(bytes_key, data)
+            created = self._part.create(self._key, data)
+        if not created:
+            return _read_shard(self._part, self._array, self._key, self._codec)
+        entry = FileEntry(self._key, len(data), digest.result(), self._num_rows)
+        return WrittenShard(entry, tuple(RowEntry.of(row) for row in rows))
+
+
+def write_part_metadata(part: Objects, plan: PartPlan, description: PartDescription, codec: Codec) -> None:
+    """Writes `zarr.json` of the part and of each array, and the codec's calibration; done before is fine.
 
     Raises:
         ManifestConflict: other metadata stands there: the part key doesn't cover what changed.
     """
-    for key, data in _metadata(plan, description).items():
+    for key, data in _metadata(plan, description, codec).items():
         if not part.create(key, data) and part.read(key) != data:
             raise ManifestConflict(
                 f"{part.url}/{key}: other metadata stands there; the part key must cover images, plan and encoding"
@@ -79,22 +176,19 @@ def write_part_metadata(part: Objects, plan: PartPlan, description: PartDescript
 
 
 def write_shard(
-    part: Objects, array: ArrayPlan, shard_index: int, rows: Sequence[FeatureRow], encoding: str
-) -> FileEntry:
-    """Encodes one whole shard and writes it by a single create-only put.
-
-    A row whose values the encoding can't hold (not finite, or too large) becomes a rejected row. If
-    the shard exists already, what is there stays and counts.
+    part: Objects, array: ArrayPlan, shard_index: int, rows: Sequence[FeatureRow], codec: Codec
+) -> WrittenShard:
+    """Encodes and writes one whole shard, see `ShardWriter`.
 
     Args:
         part: prefix of the part.
         array: as planned.
         shard_index: which shard of it.
         rows: exactly the planned rows of that shard, in order.
-        encoding: name of the codec.
+        codec: of the store.
 
     Returns:
-        The manifest entry of the shard as stored.
+        The shard as stored.
 
     Raises:
         ValueError: rows that don't fit the plan.
@@ -102,12 +196,20 @@ def write_shard(
     expected = len(array.shard_rows(shard_index))
     if len(rows) != expected:
         raise ValueError(f"shard {shard_index} of {array.name}: expected {expected} rows, got {len(rows)}")
-    codec = codec_of(encoding)
-    data = build_shard(array, [_encode(row, array, codec) for row in rows], codec)
-    key = array.shard_key(shard_index)
-    if not part.create(key, data):
-        data = part.read(key)
-    return FileEntry.of(key, data, expected)
+    writer = ShardWriter(part, array, shard_index, codec)
+    for slot, row in enumerate(rows):
+        writer.add(slot, writer.encode(row))
+    return writer.write()
+
+
+def read_shard(part: Objects, array: ArrayPlan, shard_index: int, codec: Codec) -> WrittenShard:
+    """A shard that an earlier run wrote: read whole, every checksum verified, its hash computed.
+
+    Raises:
+        ObjectNotFound: it isn't there.
+        CorruptObject: it is torn.
+    """
+    return _read_shard(part, array, array.shard_key(shard_index), codec)
 
 
 def written_shards(part: Objects) -> frozenset[str]:
@@ -120,14 +222,16 @@ def publish_part(
     part_key: str,
     plan: PartPlan,
     description: PartDescription,
+    codec: Codec,
     *,
     recipe: Mapping[str, Json],
     inputs: Mapping[str, str],
-    written: Mapping[str, FileEntry] | None = None,
+    written: Mapping[str, WrittenShard] | None = None,
+    retired: Collection[str] = (),
 ) -> Manifest:
     """Publishes a complete part and makes it live; repeating it is fine.
 
-    What the rows are is read back from the shards. A shard whose entry isn't in `written` (an
+    What the rows are is what the shards say of themselves. A shard that isn't in `written` (an
     earlier run wrote it) is read whole, its checksums are verified and its hash is computed.
 
     Args:
@@ -135,9 +239,11 @@ def publish_part(
         part_key: content key of the part.
         plan: as the shards were written.
         description: as given to `write_part_metadata`.
+        codec: of the store.
         recipe: resolved configuration, for the manifest.
         inputs: content keys of the inputs, for the manifest.
         written: what `write_shard` returned in this run, by key.
+        retired: parts whose place it takes.
 
     Raises:
         InfrastructureError: shards are missing.
@@ -145,7 +251,7 @@ def publish_part(
         ManifestConflict: another part stands under the key.
         UsageError: the store is of another teacher or encoding.
     """
-    part, codec = part_objects(store, part_key), codec_of(description.encoding)
+    part = part_objects(store, part_key)
     shards = list(plan.shards())
     missing = sorted({shard.key for shard in shards} - written_shards(part))
     if missing:
@@ -154,12 +260,13 @@ def publish_part(
         )
     known = written or {}
     checked = _parallel(lambda shard: _check_shard(part, shard, codec, known.get(shard.key)), shards)
-    table = _rows_table(shards, [tail for _, tail in checked])
+    table = _rows_table(shards, checked)
     data = rows_bytes(table)
     if not part.create(ROWS_NAME, data) and part.read(ROWS_NAME) != data:
         raise ManifestConflict(f"{part.url}/{ROWS_NAME}: another table of rows stands there")
-    metadata = [FileEntry.of(key, value) for key, value in _metadata(plan, description).items()]
-    files = [*metadata, *(entry for entry, _ in checked), FileEntry.of(ROWS_NAME, data, table.num_rows)]
+    metadata = [FileEntry.of(key, value) for key, value in _metadata(plan, description, codec).items()]
+    files = [*metadata, *(shard.entry for shard in checked), FileEntry.of(ROWS_NAME, data, table.num_rows)]
+    num_bytes = sum(shard.entry.size_bytes for shard in checked)
     manifest = publish(
         part,
         Manifest(
@@ -169,17 +276,26 @@ def publish_part(
             recipe=recipe,
             inputs=inputs,
             files=tuple(files),
-            facts={**_counts(table), "size_bytes": sum(entry.size_bytes for entry in files), **description.to_json()},
+            facts={
+                **_counts(table),
+                **_measured(table, num_bytes, description.num_channels),
+                "size_bytes": sum(entry.size_bytes for entry in files),
+                **description.to_json(),
+                **({"calibration": codec.facts} if isinstance(codec, KltCodec) else {}),
+            },
         ),
     )
-    add_part(store, description, PartEntry(part_key, bytes_key(manifest.to_json()), table.num_rows))
+    entry = PartEntry(part_key, bytes_key(manifest.to_json()), table.num_rows)
+    replace_parts(store, description, retired, entry)
     return manifest
 
 
-def _metadata(plan: PartPlan, description: PartDescription) -> dict[str, bytes]:
-    codec = codec_of(description.encoding)
+def _metadata(plan: PartPlan, description: PartDescription, codec: Codec) -> dict[str, bytes]:
+    if codec.encoding != description.encoding:
+        raise ValueError(f"part: described as {description.encoding}, encoded as {codec.encoding}")
     arrays = {f"{array.name}/zarr.json": array_json(array, codec) for array in plan.arrays}
-    return {"zarr.json": group_json(description, plan), **arrays}
+    calibration = {} if codec.calibration is None else {CALIBRATION_NAME: codec.calibration}
+    return {"zarr.json": group_json(description, plan), **arrays, **calibration}
 
 
 def _encode(row: FeatureRow, array: ArrayPlan, codec: Codec) -> ShardRow:
@@ -197,50 +313,55 @@ def _encode(row: FeatureRow, array: ArrayPlan, codec: Codec) -> ShardRow:
     return ShardRow(row.image_id, row.height, row.width, RowStatus.OK, "", stored)
 
 
-def _check_shard(part: Objects, shard: ShardPlan, codec: Codec, entry: FileEntry | None) -> tuple[FileEntry, ShardTail]:
-    """Entry and tail of a written shard, which must hold the planned images."""
+def _check_shard(part: Objects, shard: ShardPlan, codec: Codec, known: WrittenShard | None) -> WrittenShard:
+    """A written shard, which must hold the planned images."""
     url = f"{part.url}/{shard.key}"
     try:
-        if entry is None:
-            data = part.read(shard.key)
-            tail = _verify(data, shard.array, codec)
-            entry = FileEntry.of(shard.key, data, len(shard.rows))
-        else:
-            tail = read_tail(part, shard.array, shard.index, codec)
+        found = known or _read_shard(part, shard.array, shard.key, codec)
     except (CorruptObject, ObjectNotFound) as error:
         raise CorruptObject(f"{url}: {error}; delete it and run teach again") from error
-    found = tuple(PlannedRow(row.image_id, row.height, row.width) for row in tail.rows)
-    if found != shard.rows:
+    if tuple(PlannedRow(row.image_id, row.height, row.width) for row in found.rows) != shard.rows:
         raise CorruptObject(f"{url}: holds other images than planned; delete it and run teach again")
-    return entry, tail
+    return found
 
 
-def _verify(data: bytes, array: ArrayPlan, codec: Codec) -> ShardTail:
-    """Checks every checksum of a whole shard."""
+def _read_shard(part: Objects, array: ArrayPlan, key: str, codec: Codec) -> WrittenShard:
+    data = part.read(key)
     tail = parse_tail(data, array, codec)
     if isinstance(tail, int):
         raise CorruptObject(f"expected at least {tail} bytes, found {len(data)}")
     for (offset, size), row in zip(tail.extents, tail.rows, strict=True):
         if row.status is RowStatus.OK:
-            decode_chunk(data[offset : offset + size], row, array, codec)
-    return tail
+            decode_chunk(memoryview(data)[offset : offset + size], row, array, codec)
+    return WrittenShard(FileEntry.of(key, data, len(tail.rows)), tuple(RowEntry.of(row) for row in tail.rows))
 
 
-def _rows_table(shards: Sequence[ShardPlan], tails: Sequence[ShardTail]) -> pa.Table:
-    rows = [
-        {
-            "image_id": row.image_id,
-            "array": shard.array.name,
-            "row": number,
-            "height": row.height,
-            "width": row.width,
-            "status": str(row.status),
-            "detail": row.detail,
-        }
-        for shard, tail in zip(shards, tails, strict=True)
-        for number, row in zip(shard.array.shard_rows(shard.index), tail.rows, strict=True)
-    ]
-    return pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
+def _rows_table(shards: Sequence[ShardPlan], written: Sequence[WrittenShard]) -> pa.Table:
+    rows = [row for found in written for row in found.rows]
+    columns = {
+        "image_id": [row.image_id for row in rows],
+        "array": [shard.array.name for shard in shards for _ in shard.rows],
+        "row": [number for shard in shards for number in shard.array.shard_rows(shard.index)],
+        "height": [row.height for row in rows],
+        "width": [row.width for row in rows],
+        "status": [row.status.value for row in rows],
+        "detail": [row.detail for row in rows],
+        "relative_mse": [row.relative_mse for row in rows],
+    }
+    return pa.table(columns, schema=ROW_SCHEMA)
+
+
+def _measured(table: pa.Table, num_bytes: int, num_channels: int) -> dict[str, Json]:
+    """What the encoding took and cost, over the images that have features; padding and tails are counted in."""
+    ok = table.filter(pc.equal(table["status"], RowStatus.OK.value))
+    if not ok.num_rows:
+        return {}
+    num_values = num_channels * int(pc.sum(pc.multiply(ok["height"].cast(pa.int64()), ok["width"])).as_py())
+    error = float(np.mean(ok["relative_mse"].to_numpy(), dtype=np.float64))
+    facts: dict[str, Json] = {"bits_per_value": round(8 * num_bytes / num_values, 4)}
+    if error > 0:
+        facts |= {"relative_mse": round(error, 9), "snr_db": round(-10 * float(np.log10(error)), 3)}
+    return facts
 
 
 def _counts(table: pa.Table) -> dict[str, Json]:

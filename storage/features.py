@@ -3,36 +3,57 @@
     parts/<part key>/zarr.json                group; attributes: fingerprint, encoding, channels
                      l4096/zarr.json          one array per size class
                      l4096/c/<shard>/0/0      shards, see storage.shards
+                     calibration.safetensors  what the encoding has to know of the teacher, if anything
                      rows.parquet             image -> array, row, extent, status
                      manifest.json            last: the part exists
     index/00000001.json                       numbered snapshots: the parts that are live
 
 A store holds one teacher and one encoding. A part is what one run added and never changes. Readers
 pin the newest snapshot they find. Everything is create-only: of two that publish at once, the one
-who comes second writes the next snapshot on top of the first.
+who comes second writes the next snapshot on top of the first. If two parts hold an image, the part
+that the snapshot lists first counts.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from storage.codecs import Codec, StoredFeature, codec_of
+from storage.codecs import StoredFeature
 from storage.errors import CorruptObject, MissingFeature, ObjectNotFound
-from storage.feature_index import OpenPart, PartDescription, Snapshot, open_part, part_objects, read_snapshot
+from storage.feature_index import (
+    OpenPart,
+    PartDescription,
+    Snapshot,
+    open_part,
+    part_objects,
+    read_rows,
+    read_snapshot,
+)
 from storage.feature_plan import ArrayPlan, PartPlan, PlannedRow, ShardPlan, class_cells, plan_rows
-from storage.feature_writer import FeatureRow, publish_part, write_part_metadata, write_shard, written_shards
+from storage.feature_writer import (
+    FeatureRow,
+    ShardWriter,
+    WrittenShard,
+    publish_part,
+    write_part_metadata,
+    write_shard,
+    written_shards,
+)
+from storage.image_index import ImageIndex, PartRows
 from storage.manifest import Manifest, verify_manifest
 from storage.objects import Objects
 from storage.schema import FeatureRef
-from storage.shards import RowStatus, ShardTail, decode_chunk, read_tail
+from storage.shards import RowStatus, ShardTail, decode_chunk, parse_tail, read_tail
+from storage.stored_features import Codec
 
 __all__ = [
     "ArrayPlan",
@@ -43,7 +64,9 @@ __all__ = [
     "PlannedRow",
     "RowStatus",
     "ShardPlan",
+    "ShardWriter",
     "StoredFeature",
+    "WrittenShard",
     "class_cells",
     "open_features",
     "part_objects",
@@ -55,8 +78,9 @@ __all__ = [
 ]
 
 _NUM_THREADS = 16
-_CACHED_TAILS = 2048
-_Place: TypeAlias = tuple[int, str, int]  # part (position in the snapshot), array, shard
+_CACHED_TAIL_BYTES = 256 * 2**20
+_Place: TypeAlias = tuple[int, int, int]  # part (position in the snapshot), array (position in the part), shard
+_Rows: TypeAlias = npt.NDArray[np.int64]  # positions in the index
 
 
 class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
@@ -72,15 +96,21 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
     def __init__(self, objects: Objects, snapshot: Snapshot | None) -> None:
         self.objects = objects
         self.snapshot = snapshot
-        entries = () if snapshot is None else snapshot.parts
+        entries = [] if snapshot is None else list(snapshot.parts)
         self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="features")
-        self._parts: list[OpenPart] = list(self._pool.map(lambda entry: open_part(objects, entry), entries))
+        self._parts: list[OpenPart] = [open_part(objects, entry) for entry in entries[:1]]
+        # All parts have one encoding, so that its calibration is read with the first alone.
+        known: dict[str, Codec] = {part.codec.encoding: part.codec for part in self._parts}
+        self._parts += self._pool.map(lambda entry: open_part(objects, entry, known), entries[1:])
+        self._arrays = [list(part.arrays.values()) for part in self._parts]
+        tables = self._pool.map(read_rows, self._parts)
+        self._index = ImageIndex(
+            [PartRows(table, list(part.arrays)) for part, table in zip(self._parts, tables, strict=True)]
+        )
+        self._num_images = int(np.count_nonzero(self._index.is_ok))
         self._tails: OrderedDict[_Place, ShardTail] = OrderedDict()
+        self._tail_bytes = 0
         self._lock = threading.Lock()
-        self._refs: dict[str, tuple[int, FeatureRef]] = {}
-        self._rejected: dict[str, str] = {}
-        for number, part in enumerate(self._parts):
-            self._add_rows(number, part)
 
     @classmethod
     def open(
@@ -110,16 +140,16 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         return f"FeatureStore({self.objects.url!r}, {len(self)} images)"
 
     def __len__(self) -> int:
-        return len(self._refs)
+        return self._num_images
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._refs)
+        return (self._index.name(int(row)) for row in np.flatnonzero(self._index.is_ok))
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self._refs
+        return isinstance(image_id, str) and bool(self._has([image_id])[0])
 
     def __getitem__(self, image_id: str) -> npt.NDArray[np.float32]:
-        if image_id not in self._refs:
+        if image_id not in self:
             raise KeyError(image_id)
         return self.read([image_id])[0]
 
@@ -129,27 +159,48 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         return None if self.snapshot is None else self.snapshot.description
 
     @property
+    def codec(self) -> Codec | None:
+        """How the features are encoded; None for an empty store."""
+        return self._parts[0].codec if self._parts else None
+
+    @property
+    def parts(self) -> list[OpenPart]:
+        """The live parts, as the snapshot lists them."""
+        return list(self._parts)
+
+    @property
     def manifests(self) -> list[Manifest]:
-        """Manifests of the live parts; `facts` holds counts and sizes."""
+        """Manifests of the live parts; `facts` holds counts, sizes and what the encoding cost."""
         return [part.manifest for part in self._parts]
 
     @property
     def refs(self) -> dict[str, FeatureRef]:
         """Where each image's features lie."""
-        return {image_id: ref for image_id, (_, ref) in self._refs.items()}
+        return {ref.image_id: ref for ref in map(self._ref, np.flatnonzero(self._index.is_ok))}
 
     @property
     def rejected(self) -> dict[str, str]:
         """Images on which the teacher failed, with the reason."""
-        return dict(self._rejected)
+        return dict(self._index.rejected)
 
     def ref(self, image_id: str) -> FeatureRef:
         """Where the features of one image lie; raises MissingFeature."""
-        return self._find([image_id])[image_id][1]
+        return self._ref(self._find([image_id])[0])
 
     def missing(self, image_ids: Sequence[str]) -> list[str]:
         """Those of the images that have no features here (rejected ones too), in the given order."""
-        return [image_id for image_id in image_ids if image_id not in self._refs]
+        return [image_ids[number] for number in np.flatnonzero(~self._has(image_ids)).tolist()]
+
+    def unknown(self, image_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which of the images have never been here: neither features nor a reject."""
+        return self._index.find(image_ids) < 0
+
+    def shard_numbers(self, image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """A number for each image's shard: the same for images that one whole read gives; raises MissingFeature."""
+        rows = self._find(image_ids)
+        places, numbers = np.unique(self._places(rows), axis=0, return_inverse=True)
+        del places
+        return numbers.reshape(-1)
 
     def read(self, image_ids: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """Features of each image, float32 [channels, height, width].
@@ -161,89 +212,180 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         return [feature.dequantise() for feature in self.read_stored(image_ids)]
 
     def read_stored(self, image_ids: Sequence[str]) -> list[StoredFeature]:
-        """Features of each image as stored, for dequantising elsewhere; raises as `read`."""
-        found = self._find(image_ids)
-        by_shard: dict[_Place, list[FeatureRef]] = {}
-        for number, ref in found.values():
-            array = self._parts[number].arrays[ref.array]
-            by_shard.setdefault((number, ref.array, ref.row // array.rows_per_shard), []).append(ref)
-        features: dict[str, StoredFeature] = {}
-        for shard in self._pool.map(lambda item: self._read_shard(*item), by_shard.items()):
-            features.update(shard)
-        return [features[image_id] for image_id in image_ids]
+        """Features of each image as stored, for dequantising elsewhere; raises as `read`.
 
-    def verify(self) -> None:
-        """Reads every file of every live part and compares hashes; raises CorruptObject."""
+        One request for each image's bytes, all in flight together, and one more for each shard that is
+        met for the first time.
+        """
+        rows = self._find(image_ids)
+        groups = self._by_shard(np.unique(rows))
+        with self._lock:
+            new = [place for place in groups if place not in self._tails]
+        if len(groups) == 1 and len(next(iter(groups.values()))) == 1:
+            read = [self._read_rows(place, group) for place, group in groups.items()]
+        else:
+            list(self._pool.map(self._tail, new))
+            read = self._pool.map(self._read_rows, *zip(*self._divided(groups), strict=True)) if groups else ()
+        features = {row: feature for found in read for row, feature in found.items()}
+        return [features[int(row)] for row in rows]
+
+    def scan(
+        self, image_ids: Sequence[str] | None = None, *, num_shards_ahead: int = 2
+    ) -> Iterator[tuple[str, StoredFeature]]:
+        """Features in the order in which they lie, by one request for each whole shard; raises as `read`.
+
+        Args:
+            image_ids: those wanted, in any order; None: all.
+            num_shards_ahead: shards that are fetched ahead, which is also how many are held in memory.
+        """
+        rows = np.flatnonzero(self._index.is_ok) if image_ids is None else np.unique(self._find(image_ids))
+        groups = iter(sorted(self._by_shard(rows).items()))
+        ahead: deque[Future[list[tuple[str, StoredFeature]]]] = deque()
+        try:
+            ahead.extend(self._pool.submit(self._read_shard, *item) for item in islice(groups, num_shards_ahead))
+            while ahead:
+                found = ahead.popleft().result()
+                ahead.extend(self._pool.submit(self._read_shard, *item) for item in islice(groups, 1))
+                yield from found
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def verify(self, on_file: Callable[[int, int], None] | None = None) -> None:
+        """Reads every file of every live part and compares hashes; raises CorruptObject.
+
+        Args:
+            on_file: told after each file how many of how many are done.
+        """
+        total = sum(len(part.manifest.files) for part in self._parts)
+        done = 0
         for part in self._parts:
-            verify_manifest(part.objects)
+            before = done
 
-    def _add_rows(self, number: int, part: OpenPart) -> None:
-        for row in part.rows.to_pylist():
-            image_id = row["image_id"]
-            if row["status"] != RowStatus.OK:
-                self._rejected[image_id] = row["detail"]
-            elif image_id not in self._refs:
-                self._refs[image_id] = (
-                    number,
-                    FeatureRef(
-                        image_id=image_id,
-                        part=part.key,
-                        array=row["array"],
-                        row=row["row"],
-                        height=row["height"],
-                        width=row["width"],
-                    ),
-                )
-        self._rejected = {image_id: why for image_id, why in self._rejected.items() if image_id not in self._refs}
+            def report(num_files: int, before: int = before) -> None:
+                if on_file is not None:
+                    on_file(before + num_files, total)
 
-    def _find(self, image_ids: Sequence[str]) -> dict[str, tuple[int, FeatureRef]]:
-        missing = self.missing(image_ids)
-        if missing:
-            reason = self._rejected.get(missing[0])
+            verify_manifest(part.objects, on_file=report)
+            done += len(part.manifest.files)
+
+    def _has(self, image_ids: Sequence[str]) -> npt.NDArray[np.bool_]:
+        rows = self._index.find(image_ids)
+        if not len(self._index):
+            return rows >= 0
+        return (rows >= 0) & self._index.is_ok[rows]
+
+    def _find(self, image_ids: Sequence[str]) -> _Rows:
+        has = self._has(image_ids)
+        if not has.all():
+            first = image_ids[int(np.argmin(has))]
+            reason = self._index.rejected.get(first)
             raise MissingFeature(
-                f"{self.objects.url}: no features of {len(missing)} of {len(image_ids)} images, first {missing[0]}"
+                f"{self.objects.url}: no features of {int((~has).sum())} of {len(image_ids)} images, first {first}"
                 + (f", rejected: {reason}" if reason is not None else "; run teach on them")
             )
-        return {image_id: self._refs[image_id] for image_id in image_ids}
+        return self._index.find(image_ids)
 
-    def _read_shard(self, place: _Place, refs: Sequence[FeatureRef]) -> dict[str, StoredFeature]:
+    def _ref(self, row: int | np.int64) -> FeatureRef:
+        index, part = self._index, int(self._index.part[row])
+        return FeatureRef(
+            image_id=index.name(int(row)),
+            part=self._parts[part].key,
+            array=self._arrays[part][int(index.array[row])].name,
+            row=int(index.row[row]),
+            height=int(index.height[row]),
+            width=int(index.width[row]),
+        )
+
+    def _places(self, rows: _Rows) -> npt.NDArray[np.int64]:
+        """(part, array, shard) of each row, [rows, 3]."""
+        parts, arrays = self._index.part[rows].astype(np.int64), self._index.array[rows].astype(np.int64)
+        widest = max((len(arrays) for arrays in self._arrays), default=1)
+        per_shard = np.ones((len(self._arrays), widest), np.int64)
+        for number, plans in enumerate(self._arrays):
+            per_shard[number, : len(plans)] = [plan.rows_per_shard for plan in plans]
+        return np.stack([parts, arrays, self._index.row[rows] // per_shard[parts, arrays]], axis=1)
+
+    def _by_shard(self, rows: _Rows) -> dict[_Place, list[int]]:
+        groups: dict[_Place, list[int]] = {}
+        for row, (part, array, shard) in zip(rows.tolist(), self._places(rows).tolist(), strict=True):
+            groups.setdefault((part, array, shard), []).append(row)
+        return groups
+
+    def _divided(self, groups: Mapping[_Place, list[int]]) -> list[tuple[_Place, list[int]]]:
+        """Local files are read image by image, in all threads; others by one call, which fetches ranges together."""
+        if self.objects.local_path is None:
+            return list(groups.items())
+        return [(place, [row]) for place, rows in groups.items() for row in rows]
+
+    def _read_rows(self, place: _Place, rows: Sequence[int]) -> dict[int, StoredFeature]:
         """Several images of one shard: the tail if it isn't cached, then all chunks together."""
-        part = self._parts[place[0]]
-        array, codec = part.arrays[place[1]], codec_of(part.description.encoding)
-        key = array.shard_key(place[2])
-        try:
-            tail = self._tail(place, part, array, codec)
-            slots = [ref.row % array.rows_per_shard for ref in refs]
-            for ref, slot in zip(refs, slots, strict=True):
-                if slot >= len(tail.rows) or tail.rows[slot].image_id != ref.image_id:
-                    raise CorruptObject(f"row {ref.row} isn't image {ref.image_id}, as the index says")
-            chunks = part.objects.read_ranges(key, [tail.extents[slot] for slot in slots])
+        part, array = self._parts[place[0]], self._arrays[place[0]][place[1]]
+        with _Naming(self.objects, part, array, place[2]) as key:
+            tail = self._tail(place)
+            slots = [self._slot(tail, array, row) for row in rows]
+            chunks = part.objects.read_buffers(key, [tail.extents[slot] for slot in slots])
             return {
-                ref.image_id: decode_chunk(chunk, tail.rows[slot], array, codec)
-                for ref, slot, chunk in zip(refs, slots, chunks, strict=True)
+                row: decode_chunk(chunk, tail.rows[slot], array, part.codec)
+                for row, slot, chunk in zip(rows, slots, chunks, strict=True)
             }
-        except ObjectNotFound as error:
-            raise CorruptObject(
-                f"feature store {self.objects.url}, shard {part.key}/{key}: missing, though it was published; "
-                "restore it, or run teach into a new store"
-            ) from error
-        except CorruptObject as error:
-            raise CorruptObject(
-                f"feature store {self.objects.url}, shard {part.key}/{key}: {error}; "
-                "restore it, or run teach into a new store"
-            ) from error
 
-    def _tail(self, place: _Place, part: OpenPart, array: ArrayPlan, codec: Codec) -> ShardTail:
+    def _read_shard(self, place: _Place, rows: Sequence[int]) -> list[tuple[str, StoredFeature]]:
+        """Several images of one shard, which is fetched whole."""
+        part, array = self._parts[place[0]], self._arrays[place[0]][place[1]]
+        with _Naming(self.objects, part, array, place[2]) as key:
+            data = part.objects.read_buffer(key)
+            tail = parse_tail(data, array, part.codec)
+            if isinstance(tail, int):
+                raise CorruptObject(f"expected at least {tail} bytes, found {len(data)}")
+            found: list[tuple[str, StoredFeature]] = []
+            for row in rows:
+                slot = self._slot(tail, array, row)
+                offset, size = tail.extents[slot]
+                chunk = data[offset : offset + size]
+                found.append((tail.rows[slot].image_id, decode_chunk(chunk, tail.rows[slot], array, part.codec)))
+            return found
+
+    def _slot(self, tail: ShardTail, array: ArrayPlan, row: int) -> int:
+        """Place of an indexed row within its shard, which must hold what the index says."""
+        slot, image_id = int(self._index.row[row]) % array.rows_per_shard, self._index.name(row)
+        if slot >= len(tail.rows) or tail.rows[slot].image_id != image_id:
+            raise CorruptObject(f"row {self._index.row[row]} isn't image {image_id}, as the index says")
+        return slot
+
+    def _tail(self, place: _Place) -> ShardTail:
         with self._lock:
             if place in self._tails:
                 self._tails.move_to_end(place)
                 return self._tails[place]
-        tail = read_tail(part.objects, array, place[2], codec)
+        part, array = self._parts[place[0]], self._arrays[place[0]][place[1]]
+        with _Naming(self.objects, part, array, place[2]):
+            tail = read_tail(part.objects, array, place[2], part.codec)
         with self._lock:
-            self._tails[place] = tail
-            if len(self._tails) > _CACHED_TAILS:
-                self._tails.popitem(last=False)
+            if place not in self._tails:
+                self._tails[place] = tail
+                self._tail_bytes += tail.size_bytes
+            while self._tail_bytes > _CACHED_TAIL_BYTES and len(self._tails) > 1:
+                self._tail_bytes -= self._tails.popitem(last=False)[1].size_bytes
         return tail
+
+
+class _Naming:
+    """Adds store and shard to the errors of reading a shard, whose key it gives."""
+
+    def __init__(self, store: Objects, part: OpenPart, array: ArrayPlan, shard_index: int) -> None:
+        self._key = array.shard_key(shard_index)
+        self._name = f"feature store {store.url}, shard {part.key}/{self._key}"
+
+    def __enter__(self) -> str:
+        return self._key
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        remedy = "restore it, or run teach into a new store"
+        if isinstance(error, ObjectNotFound):
+            raise CorruptObject(f"{self._name}: missing, though it was published; {remedy}") from error
+        if isinstance(error, CorruptObject) and self._name not in str(error):
+            raise CorruptObject(f"{self._name}: {error}; {remedy}") from error
 
 
 def open_features(url: str | os.PathLike[str] | Objects) -> FeatureStore:

@@ -51,6 +51,6 @@ def content_key(value: Json) -> str:
     return bytes_key(canonical_json(value))
 
 
-def bytes_key(data: bytes | memoryview) -> str:
+def bytes_key(data: bytes | bytearray | memoryview) -> str:
     """SHA-256 of `data`, as 64 hex digits; the identity of a file is the key of its bytes."""
     return hashlib.sha256(data).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import cast
@@ -140,8 +140,13 @@ def read_manifest(objects: Objects) -> Manifest | None:
         raise CorruptObject(f"{objects.url}/{MANIFEST_NAME}: {error}; delete the output and rerun its stage") from error
 
 
-def verify_manifest(objects: Objects, num_threads: int = 8) -> Manifest:
+def verify_manifest(objects: Objects, num_threads: int = 8, on_file: Callable[[int], None] | None = None) -> Manifest:
     """Reads every file of an output and compares its size and SHA-256 with the manifest.
+
+    Args:
+        objects: prefix of the output.
+        num_threads: files read at a time.
+        on_file: told after each file how many are done.
 
     Raises:
         ObjectNotFound: there is no manifest.
@@ -163,8 +168,9 @@ def verify_manifest(objects: Objects, num_threads: int = 8) -> Manifest:
             )
 
     with ThreadPoolExecutor(num_threads) as pool:
-        for _ in pool.map(check, manifest.files):
-            pass
+        for done, _ in enumerate(pool.map(check, manifest.files), start=1):
+            if on_file is not None:
+                on_file(done)
     return manifest
 
 

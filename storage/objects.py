@@ -1,9 +1,9 @@
 """Objects under a URL: a local folder, memory, S3, Google Cloud Storage or Azure, all through obstore.
 
 Outputs are written create-only. On S3 that is `If-None-Match: *`; on a local disk the bytes go to a
-hidden temporary file that is hard-linked to its name, which never overwrites and is never listed
-half-written. A crash of the machine right after a local write can still lose it (no fsync); the
-checksums of manifests and shards find that out.
+hidden temporary file that is flushed to the disk and hard-linked to its name, which never overwrites
+and is never listed half-written (see `storage.local_files`). `https://` can be read and neither
+listed nor written.
 
 Credentials come from the environment alone. They never appear in URLs, errors or pickles.
 """
@@ -22,8 +22,9 @@ from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore import exceptions
-from obstore.store import AzureStore, GCSStore, LocalStore, MemoryStore, S3Store
+from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, MemoryStore, S3Store
 
+from storage import local_files
 from storage.errors import CorruptObject, InfrastructureError, ObjectNotFound, UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ _COALESCE_BYTES = 256 * 1024  # ranges closer than this come in one request
 _ALIASES = {"s3a": "s3", "gcs": "gs", "azure": "az", "abfs": "az", "abfss": "az", "adl": "az"}
 
 # Named here because inside the class `list` is the method.
-_Buffers: TypeAlias = list[bytes]
+_Buffers: TypeAlias = list[memoryview]
+_Pieces: TypeAlias = list[bytes]
 
 _STORES: dict[tuple[object, ...], ObjectStore] = {}
 _STORES_LOCK = threading.Lock()
@@ -77,7 +79,7 @@ class ObjectInfo:
 @dataclass(frozen=True, slots=True)
 class _Location:
     scheme: str
-    """`file`, `memory`, `s3`, `gs` or `az`."""
+    """`file`, `memory`, `s3`, `gs`, `az`, `https` or `http`."""
     root: str
     """Folder, bucket or account/container; the part that a client is opened for."""
     prefix: str
@@ -98,14 +100,16 @@ def _locate(url: str) -> _Location:
     if scheme == "memory":
         return _Location(scheme, parts.netloc, path)
     if not parts.netloc:
-        raise UsageError(f"storage URL {url!r}: expected a bucket after {parts.scheme}://")
-    if scheme in ("s3", "gs"):
+        what = "host" if scheme.startswith("http") else "bucket"
+        raise UsageError(f"storage URL {url!r}: expected a {what} after {parts.scheme}://")
+    if scheme in ("s3", "gs", "https", "http"):
         return _Location(scheme, parts.netloc, path)
     if scheme == "az" and path:
         container, _, prefix = path.partition("/")
         return _Location(scheme, f"{parts.netloc}/{container}", prefix)
     raise UsageError(
-        f"storage URL {url!r}: expected a local path, file://, memory://, s3://bucket, gs://bucket or az://account/container"
+        f"storage URL {url!r}: expected a local path, file://, memory://, s3://bucket, gs://bucket, "
+        "az://account/container or https://host"
     )
 
 
@@ -119,6 +123,10 @@ def _new_store(location: _Location) -> ObjectStore:
     if location.scheme == "az":
         account, container = location.root.split("/")
         return AzureStore(container, account_name=account, client_options=_TIMEOUTS, retry_config=_RETRY)
+    if location.scheme in ("https", "http"):
+        web = _TIMEOUTS.copy()
+        web["allow_http"] = location.scheme == "http"
+        return HTTPStore(f"{location.scheme}://{location.root}", client_options=web, retry_config=_RETRY)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     options = _TIMEOUTS.copy()
     if endpoint is None:
@@ -189,8 +197,9 @@ class Objects:
     Thread-safe. A process that has used one must not fork; spawn instead.
 
     Args:
-        url: a local path, `file://`, `memory://name`, `s3://bucket/…`, `gs://bucket/…` or
-            `az://account/container/…`. A `memory://` store lives as long as the process, one per name.
+        url: a local path, `file://`, `memory://name`, `s3://bucket/…`, `gs://bucket/…`,
+            `az://account/container/…`, or `https://host/…`, which can only be read. A `memory://` store
+            lives as long as the process, one per name.
 
     Raises:
         UsageError: a URL of another form.
@@ -224,6 +233,11 @@ class Objects:
         return Objects, (self.url,)
 
     @property
+    def can_list(self) -> bool:
+        """Whether `list` works; a web server has no listing."""
+        return self._location.scheme not in ("https", "http")
+
+    @property
     def local_path(self) -> Path | None:
         """The folder, if this is a local one."""
         return Path(self._location.root) if self._location.scheme == "file" else None
@@ -246,22 +260,48 @@ class Objects:
         except (exceptions.BaseError, OSError, ValueError) as error:
             raise self._error(error, key, "read") from None
 
+    def read_buffer(self, key: str) -> memoryview:
+        """All bytes of an object without a copy behind the read; see `read_buffers`, raises as `read`."""
+        store, path = self._readable(key)
+        try:
+            if self._location.scheme == "file":
+                local = os.path.join(self._location.root, path)
+                return local_files.read_buffers(local, [(0, os.stat(local).st_size)])[0]
+            return memoryview(obstore.get(store, path).bytes())
+        except (exceptions.BaseError, OSError, EOFError, ValueError) as error:
+            raise self._error(error, key, "read") from None
+
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start` on; see `read_ranges`."""
         return self.read_ranges(key, [(start, length)])[0]
 
-    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> _Buffers:
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> _Pieces:
+        """`read_buffers`, as bytes."""
+        return [bytes(buffer) for buffer in self.read_buffers(key, ranges)]
+
+    def read_buffers(self, key: str, ranges: Sequence[tuple[int, int]]) -> _Buffers:
         """Several (start, length) byte ranges of one object, fetched together, in the given order.
+
+        Nothing is copied behind the read. Buffers of a local file are writable and each its own; others
+        are read-only, and ranges that lie close together share one.
 
         Raises:
             ObjectNotFound: no such object.
             CorruptObject: the object ends before a range does.
             InfrastructureError: the store can't be reached or refuses.
         """
-        wanted = _coalesced([span for span in ranges if span[1] > 0])
         store, path = self._readable(key)
+        if self._location.scheme == "file":
+            try:
+                return local_files.read_buffers(os.path.join(self._location.root, path), ranges)
+            except EOFError:
+                self._check_extent(key, ranges)
+                raise CorruptObject(f"{self.url}/{key}: was cut off while it was read; rewrite it") from None
+            except OSError as error:
+                raise self._error(error, key, "read") from None
+        wanted = _coalesced([span for span in ranges if span[1] > 0])
         if not wanted:
-            return [b""] * len(ranges)
+            return [memoryview(b"")] * len(ranges)
         try:
             # Merged here, since obstore panics where a range that it merged lies past the end.
             buffers = obstore.get_ranges(
@@ -271,7 +311,7 @@ class Objects:
                 lengths=[length for _, length in wanted],
                 coalesce=0,
             )
-            found = [bytes(buffer) for buffer in buffers]
+            found = [memoryview(buffer) for buffer in buffers]
         except (exceptions.BaseError, OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):
                 self._check_extent(key, wanted)
@@ -280,11 +320,11 @@ class Objects:
             self._check_extent(key, wanted)
             raise CorruptObject(f"{self.url}/{key}: the store returned fewer bytes than asked for; try again")
         starts = [start for start, _ in wanted]
-        pieces: list[bytes] = []
+        pieces: list[memoryview] = []
         for start, length in ranges:
             group = max(bisect_right(starts, start) - 1, 0)
             offset = start - starts[group]
-            pieces.append(found[group][offset : offset + length] if length > 0 else b"")
+            pieces.append(found[group][offset : offset + length] if length > 0 else memoryview(b""))
         return pieces
 
     def read_tail(self, key: str, length: int) -> bytes:
@@ -315,14 +355,18 @@ class Objects:
             return False
         return True
 
-    def create(self, key: str, data: bytes) -> bool:
-        """Writes an object unless one is there; atomic, never overwrites.
+    def create(self, key: str, data: bytes | bytearray) -> bool:
+        """Writes an object unless one is there; atomic, never overwrites; `data` must not change afterwards.
+
+        A local file is flushed to the disk before it is there.
 
         Returns:
             True: written. False: an object of that key exists already, whose bytes are unchanged.
         """
         store, path = self._writable(key)
         try:
+            if self._location.scheme == "file":
+                return local_files.create(os.path.join(self._location.root, path), data)
             obstore.put(store, path, data, mode="create", use_multipart=False)
         except exceptions.AlreadyExistsError:
             return False
@@ -355,6 +399,8 @@ class Objects:
         """
         if self._location.scheme == "file" and not os.path.isdir(self._location.root):
             return
+        if self._location.scheme in ("https", "http"):
+            raise UsageError(f"{self.url}: a web server can't be listed; give the object store behind it")
         base = self._path(prefix.rstrip("/")) if prefix.rstrip("/") else self._location.prefix
         skip = len(self._location.prefix) + 1 if self._location.prefix else 0
         try:
@@ -376,6 +422,8 @@ class Objects:
         return _store_of(self._location), path
 
     def _writable(self, key: str) -> tuple[ObjectStore, str]:
+        if self._location.scheme in ("https", "http"):
+            raise UsageError(f"{self.url}/{key}: https:// is read-only; write through the object store behind it")
         return _store_of(self._location), self._path(key)
 
     def _error(self, error: BaseException, key: str, action: str) -> InfrastructureError:

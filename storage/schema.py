@@ -33,7 +33,7 @@ __all__ = [
     "VisualPrompt",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a record or a stored layout changes meaning; part of every content key."""
 
 

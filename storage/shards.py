@@ -1,15 +1,15 @@
 """The bytes of one shard file.
 
-    chunk 0 | chunk 1 | ... | metadata block | trailer | Zarr shard index
+    chunk | chunk | ... | metadata block | trailer | Zarr shard index
 
-A chunk is the row's values, little-endian [channels, cells], and their crc32c, as Zarr's `bytes` and
-`crc32c` codecs write them. The shard index (one little-endian uint64 pair of offset and size per row
-of the shard, then its crc32c) is Zarr's own, at the end. Zarr readers follow the index and never
+A chunk is what Zarr's codecs make of the row's values [channels, cells], and its crc32c; chunks lie
+in the order in which they came. The shard index (one little-endian uint64 pair of offset and size per
+row of the shard, then its crc32c) is Zarr's own, at the end. Zarr readers follow the index and never
 look at the gap before it, where our block says what the rows are: image, extent, status, scales,
 offsets and outliers. So the description and the bytes come to be in one write and can't disagree.
 
-    block     uint32 length of the header | header: canonical JSON | per stored row of an affine codec:
-              scale, offset (float32 x channels), outlier channel, cell (int32), value (float32)
+    block     uint32 length of the header | header: canonical JSON | per stored row: scales, offsets
+              (float32), outlier channel, cell (int32), value (float32)
     trailer   magic (8 bytes) | uint64 length of the block | uint32 crc32c of block, magic and length
 
 One read of the tail gives index and block.
@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
 
@@ -28,30 +28,33 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from storage.codecs import Codec, StoredFeature
-from storage.errors import CorruptObject
+from storage.errors import CorruptObject, DataError
 from storage.feature_plan import ArrayPlan
-from storage.keys import canonical_json
+from storage.keys import Json, canonical_json
 from storage.objects import Objects
+from storage.stored_features import Codec, StoredFeature
 
 __all__ = [
+    "EncodedRow",
     "RowStatus",
+    "ShardBuilder",
     "ShardRow",
     "ShardTail",
-    "build_shard",
+    "checked_chunk",
     "decode_chunk",
+    "encode_row",
     "parse_tail",
     "read_tail",
     "tail_bytes_guess",
 ]
 
-_MAGIC = b"SLSHARD1"
+_MAGIC = b"SLSHARD2"
 _TRAILER = struct.Struct("<8sQI")
 _CRC = struct.Struct("<I")
 _HEADER_LENGTH = struct.Struct("<I")
 _ABSENT = 2**64 - 1  # offset and size of a chunk that isn't there
-_HEADER_BYTES_PER_ROW = 200
-_SPARE_BYTES = 64 * 1024
+_HEADER_BYTES_PER_ROW = 220
+_SPARE_BYTES = 16 * 1024
 
 
 class RowStatus(StrEnum):
@@ -64,7 +67,7 @@ class RowStatus(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class ShardRow:
-    """One row as written: its image, and the stored features unless it is rejected.
+    """One row: its image, and the stored features unless it is rejected.
 
     A row read back from a shard's tail has the scales and outliers but no values.
     """
@@ -79,38 +82,98 @@ class ShardRow:
 
 
 @dataclass(frozen=True, eq=False)
+class EncodedRow:
+    """One row and its chunk, ready to be put into a shard."""
+
+    row: ShardRow
+    chunk: bytes | memoryview
+    """As the codec packed it, without the checksum."""
+    checksum: int
+    """crc32c of `chunk`."""
+
+
+@dataclass(frozen=True, eq=False)
 class ShardTail:
     """Index and block of a shard: where each row's chunk lies and what it is."""
 
     extents: tuple[tuple[int, int], ...]
-    """(offset, size in bytes) of each row's chunk."""
+    """(offset, size in bytes) of each row's chunk with its checksum."""
     rows: tuple[ShardRow, ...]
+    size_bytes: int
+    """Of block and index, as a measure of what keeping it takes."""
 
 
-def build_shard(array: ArrayPlan, rows: Sequence[ShardRow], codec: Codec) -> bytes:
-    """The bytes of a shard that holds these rows."""
-    pieces: list[bytes] = []
-    extents = np.full((array.rows_per_shard, 2), _ABSENT, "<u8")
-    position = 0
-    for slot, row in enumerate(rows):
-        chunk = _encode_chunk(array, row, codec)
-        extents[slot] = position, len(chunk)
-        position += len(chunk)
-        pieces.append(chunk)
-    block = _build_block(rows, codec)
-    start = block + _MAGIC + struct.pack("<Q", len(block))
-    index = extents.tobytes()
-    pieces += [start, _CRC.pack(_crc(start)), index, _CRC.pack(_crc(index))]
-    return b"".join(pieces)
+def encode_row(row: ShardRow, array: ArrayPlan, codec: Codec) -> EncodedRow:
+    """Packs the values of a row that `codec` has encoded; rejected rows are filled with the sentinel."""
+    values: npt.NDArray[Any]
+    num_cells = row.height * row.width
+    if row.stored is None:
+        values = np.full((array.num_channels, array.cells), codec.sentinel, codec.dtype)
+    elif num_cells == array.cells:
+        values = row.stored.values
+    else:
+        values = np.zeros((array.num_channels, array.cells), codec.dtype)
+        values[:, :num_cells] = row.stored.values
+    chunk = codec.pack(values)
+    return EncodedRow(row, chunk, _crc(chunk))
+
+
+class ShardBuilder:
+    """Collects the rows of one shard, in any order, in one growing buffer; not safe for several threads.
+
+    Args:
+        array: the array that the shard belongs to.
+        codec: of the store.
+        num_rows: rows of this shard.
+    """
+
+    def __init__(self, array: ArrayPlan, codec: Codec, num_rows: int) -> None:
+        self._array, self._codec = array, codec
+        self._rows: list[ShardRow | None] = [None] * num_rows
+        self._extents = np.full((array.rows_per_shard, 2), _ABSENT, "<u8")
+        self._data = bytearray()
+
+    def add(self, slot: int, encoded: EncodedRow) -> None:
+        """Takes one row; `slot` counts from 0 within the shard. Its values are not kept beside the buffer.
+
+        Raises:
+            ValueError: the slot is taken.
+        """
+        if self._rows[slot] is not None:
+            raise ValueError(f"shard of {self._array.name}: row {slot} is given twice")
+        stored = encoded.row.stored
+        if stored is not None:
+            nothing = np.empty((self._array.num_channels, 0), self._codec.dtype)
+            stored = replace(stored, values=nothing)
+        self._rows[slot] = replace(encoded.row, stored=stored)
+        self._extents[slot] = len(self._data), len(encoded.chunk) + _CRC.size
+        self._data += encoded.chunk
+        self._data += _CRC.pack(encoded.checksum)
+
+    def finish(self) -> tuple[bytearray, tuple[ShardRow, ...]]:
+        """The shard's bytes and its rows without their values.
+
+        Raises:
+            ValueError: rows are missing.
+        """
+        rows = tuple(row for row in self._rows if row is not None)
+        if len(rows) < len(self._rows):
+            raise ValueError(f"shard of {self._array.name}: expected {len(self._rows)} rows, got {len(rows)}")
+        block = _build_block(rows, self._codec)
+        start = block + _MAGIC + struct.pack("<Q", len(block))
+        index = self._extents.tobytes()
+        self._data += b"".join([start, _CRC.pack(_crc(start)), index, _CRC.pack(_crc(index))])
+        return self._data, rows
 
 
 def tail_bytes_guess(array: ArrayPlan, codec: Codec) -> int:
     """How many bytes to read from a shard's end to get index and block, most of the time."""
-    per_row = 16 + _HEADER_BYTES_PER_ROW + (8 * array.num_channels if codec.has_affine else 0)
+    numbers = codec.num_scales(array.num_channels) + codec.num_offsets(array.num_channels)
+    per_row = 16 + _HEADER_BYTES_PER_ROW + 4 * numbers
     return array.rows_per_shard * per_row + _TRAILER.size + _CRC.size + _SPARE_BYTES
 
 
-def parse_tail(tail: bytes, array: ArrayPlan, codec: Codec) -> ShardTail | int:
+def parse_tail(tail: bytes | memoryview, array: ArrayPlan, codec: Codec) -> ShardTail | int:
     """Reads index and block from the last bytes of a shard.
 
     Returns:
@@ -119,99 +182,95 @@ def parse_tail(tail: bytes, array: ArrayPlan, codec: Codec) -> ShardTail | int:
     Raises:
         CorruptObject: a checksum or a length is wrong; the message says which, the caller which shard.
     """
+    view = memoryview(tail)
     index_bytes = 16 * array.rows_per_shard
     fixed = index_bytes + _CRC.size + _TRAILER.size
-    if len(tail) < fixed:
-        raise CorruptObject(f"expected at least {fixed} bytes, found {len(tail)}")
-    index = tail[-index_bytes - _CRC.size : -_CRC.size]
-    if _CRC.unpack(tail[-_CRC.size :])[0] != _crc(index):
+    if len(view) < fixed:
+        raise CorruptObject(f"expected at least {fixed} bytes, found {len(view)}")
+    index = view[-index_bytes - _CRC.size : -_CRC.size]
+    if _CRC.unpack(view[-_CRC.size :])[0] != _crc(index):
         raise CorruptObject("checksum of the shard index doesn't match")
-    trailer = tail[-fixed : -index_bytes - _CRC.size]
-    magic, block_bytes, crc = _TRAILER.unpack(trailer)
+    magic, block_bytes, crc = _TRAILER.unpack(view[-fixed : -index_bytes - _CRC.size])
     if magic != _MAGIC:
-        raise CorruptObject(f"expected the trailer {_MAGIC!r}, found {magic!r}")
-    if block_bytes > 2**31:
+        raise CorruptObject(f"expected the trailer {_MAGIC!r}, found {magic!r}; was it written by other software?")
+    if block_bytes > 2**40:
         raise CorruptObject(f"metadata block of {block_bytes} bytes")
-    if len(tail) < fixed + block_bytes:
+    if len(view) < fixed + block_bytes:
         return fixed + int(block_bytes)
-    block = tail[len(tail) - fixed - block_bytes : len(tail) - fixed]
-    if _crc(block + trailer[: -_CRC.size]) != crc:
+    signed = bytes(view[len(view) - fixed - block_bytes : -index_bytes - _CRC.size - _CRC.size])
+    if _crc(signed) != crc:
         raise CorruptObject("checksum of the metadata block doesn't match")
-    rows = _parse_block(block, array, codec)
+    rows = _parse_block(signed[:block_bytes], array, codec)
     extents = np.frombuffer(index, "<u8").reshape(-1, 2)[: len(rows)]
     if len(extents) < len(rows) or (extents == _ABSENT).any():
         raise CorruptObject("a row of the metadata block has no chunk")
-    return ShardTail(tuple((int(offset), int(size)) for offset, size in extents), rows)
+    places = tuple((int(offset), int(size)) for offset, size in extents)
+    return ShardTail(places, rows, len(signed) + index_bytes)
 
 
-def decode_chunk(chunk: bytes, row: ShardRow, array: ArrayPlan, codec: Codec) -> StoredFeature:
+def checked_chunk(chunk: bytes | memoryview, image_id: str) -> tuple[memoryview, int]:
+    """A chunk without its checksum, which is verified, and the checksum.
+
+    Raises:
+        CorruptObject: the checksum is wrong.
+    """
+    view = memoryview(chunk)
+    if len(view) < _CRC.size:
+        raise CorruptObject(f"image {image_id}: a chunk of {len(view)} bytes")
+    body, checksum = view[: -_CRC.size], _CRC.unpack(view[-_CRC.size :])[0]
+    if checksum != _crc(body):
+        raise CorruptObject(f"image {image_id}: checksum of its chunk doesn't match")
+    return body, checksum
+
+
+def decode_chunk(chunk: bytes | memoryview, row: ShardRow, array: ArrayPlan, codec: Codec) -> StoredFeature:
     """The stored features of a row, from its chunk and what the tail says about it.
+
+    Where the codec stores plain values and `chunk` is writable, they are a view of it.
 
     Raises:
         CorruptObject: the chunk's size or checksum is wrong, or the row holds nothing.
     """
-    expected = array.num_channels * array.cells * codec.dtype.itemsize + _CRC.size
-    if len(chunk) != expected:
-        raise CorruptObject(f"image {row.image_id}: expected a chunk of {expected} bytes, found {len(chunk)}")
-    body = memoryview(chunk)[: -_CRC.size]
-    if _CRC.unpack(chunk[-_CRC.size :])[0] != _crc(body):
-        raise CorruptObject(f"image {row.image_id}: checksum of its chunk doesn't match")
+    body, _ = checked_chunk(chunk, row.image_id)
     if row.stored is None:
         raise CorruptObject(f"image {row.image_id}: the row was rejected and holds no features")
-    values = np.frombuffer(body, codec.dtype).reshape(array.num_channels, array.cells)
-    about = row.stored
-    return StoredFeature(
-        values[:, : row.height * row.width].copy(),  # writable and contiguous, as torch wants it
-        row.height,
-        row.width,
-        about.scale,
-        about.offset,
-        about.outlier_channel,
-        about.outlier_cell,
-        about.outlier_value,
-    )
+    try:
+        values = codec.unpack(body, array.num_channels, array.cells)
+    except DataError as error:
+        raise CorruptObject(f"image {row.image_id}: {error}") from error
+    values = values[:, : row.height * row.width]
+    if not values.flags.writeable:
+        values = values.copy()  # torch takes no others
+    return replace(row.stored, values=values)
 
 
-def _crc(data: bytes | memoryview) -> int:
-    return google_crc32c.value(bytes(data) if isinstance(data, memoryview) else data)
-
-
-def _encode_chunk(array: ArrayPlan, row: ShardRow, codec: Codec) -> bytes:
-    values: npt.NDArray[Any]
-    if row.stored is None:
-        values = np.full((array.num_channels, array.cells), codec.sentinel, codec.dtype)
-    else:
-        values = np.zeros((array.num_channels, array.cells), codec.dtype)
-        values[:, : row.height * row.width] = row.stored.values
-    body = values.tobytes()
-    return body + _CRC.pack(_crc(body))
+def _crc(data: bytes | bytearray | memoryview) -> int:
+    # The library takes read-only buffers alone, and arrays without a copy.
+    return google_crc32c.value(data if isinstance(data, bytes) else np.frombuffer(data, np.uint8))  # pyright: ignore[reportArgumentType]
 
 
 def _build_block(rows: Sequence[ShardRow], codec: Codec) -> bytes:
-    header = canonical_json(
-        {
-            "encoding": codec.name,
-            "rows": [
-                {
-                    "image_id": row.image_id,
-                    "height": row.height,
-                    "width": row.width,
-                    "status": str(row.status),
-                    "detail": row.detail,
-                    "num_outliers": 0 if row.stored is None else row.stored.outlier_cell.size,
-                }
-                for row in rows
-            ],
-        }
-    )
+    header = canonical_json({"encoding": codec.encoding, "rows": [_header_of(row) for row in rows]})
     pieces = [_HEADER_LENGTH.pack(len(header)), header]
     for row in rows:
-        stored = row.stored
-        if stored is not None and codec.has_affine:
-            pieces += [stored.scale.astype("<f4").tobytes(), stored.offset.astype("<f4").tobytes()]
-            pieces += [stored.outlier_channel.astype("<i4").tobytes(), stored.outlier_cell.astype("<i4").tobytes()]
+        if row.stored is not None:
+            stored = row.stored
+            pieces += [array.astype("<f4").tobytes() for array in (stored.scale, stored.offset)]
+            pieces += [array.astype("<i4").tobytes() for array in (stored.outlier_channel, stored.outlier_cell)]
             pieces.append(stored.outlier_value.astype("<f4").tobytes())
     return b"".join(pieces)
+
+
+def _header_of(row: ShardRow) -> dict[str, Json]:
+    about: dict[str, Json] = {"image_id": row.image_id, "height": row.height, "width": row.width}
+    if row.stored is None:
+        return {**about, "status": str(row.status), "detail": row.detail}
+    return {
+        **about,
+        "status": str(row.status),
+        "num_outliers": row.stored.outlier_cell.size,
+        "relative_mse": row.stored.relative_mse,
+    }
 
 
 def _parse_block(block: bytes, array: ArrayPlan, codec: Codec) -> tuple[ShardRow, ...]:
@@ -220,24 +279,19 @@ def _parse_block(block: bytes, array: ArrayPlan, codec: Codec) -> tuple[ShardRow
         (header_bytes,) = _HEADER_LENGTH.unpack_from(block)
         position = _HEADER_LENGTH.size + header_bytes
         header = cast("dict[str, Any]", json.loads(block[_HEADER_LENGTH.size : position]))
-        if header["encoding"] != codec.name:
-            raise CorruptObject(f"expected the encoding {codec.name}, found {header['encoding']!r}")
+        if header["encoding"] != codec.encoding:
+            raise CorruptObject(f"expected the encoding {codec.encoding}, found {header['encoding']!r}")
         rows: list[ShardRow] = []
         for entry in header["rows"]:
-            stored = None
-            if entry["status"] == RowStatus.OK:
+            stored, status = None, RowStatus(entry["status"])
+            if status is RowStatus.OK:
                 stored, position = _parse_stored(block, position, entry, array, codec)
             rows.append(
-                ShardRow(
-                    entry["image_id"],
-                    entry["height"],
-                    entry["width"],
-                    RowStatus(entry["status"]),
-                    entry["detail"],
-                    stored,
-                )
+                ShardRow(entry["image_id"], entry["height"], entry["width"], status, entry.get("detail", ""), stored)
             )
-    except (struct.error, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (struct.error, KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, CorruptObject):
+            raise
         raise CorruptObject(f"metadata block can't be read: {type(error).__name__} {error}") from error
     if position != len(block):
         raise CorruptObject(f"metadata block: expected {position} bytes, found {len(block)}")
@@ -247,18 +301,28 @@ def _parse_block(block: bytes, array: ArrayPlan, codec: Codec) -> tuple[ShardRow
 def _parse_stored(
     block: bytes, position: int, entry: dict[str, Any], array: ArrayPlan, codec: Codec
 ) -> tuple[StoredFeature, int]:
-    nothing = np.empty((array.num_channels, 0), codec.dtype)
-    if not codec.has_affine:
-        return StoredFeature(nothing, entry["height"], entry["width"]), position
-    channels, outliers = array.num_channels, entry["num_outliers"]
-    if position + 8 * channels + 12 * outliers > len(block):
+    channels, outliers = array.num_channels, int(entry["num_outliers"])
+    counts = (codec.num_scales(channels), codec.num_offsets(channels), outliers, outliers, outliers)
+    if position + 4 * sum(counts) > len(block):
         raise CorruptObject(f"metadata block of {len(block)} bytes is too short for image {entry['image_id']}")
     fields: list[npt.NDArray[Any]] = []
-    for dtype, count in (("<f4", channels), ("<f4", channels), ("<i4", outliers), ("<i4", outliers), ("<f4", outliers)):
+    for dtype, count in zip(("<f4", "<f4", "<i4", "<i4", "<f4"), counts, strict=True):
         fields.append(np.frombuffer(block, dtype, count, position).copy())
         position += 4 * count
     scale, offset, channel, cell, value = fields
-    return StoredFeature(nothing, entry["height"], entry["width"], scale, offset, channel, cell, value), position
+    stored = StoredFeature(
+        np.empty((channels, 0), codec.dtype),
+        entry["height"],
+        entry["width"],
+        scale,
+        offset,
+        channel,
+        cell,
+        value,
+        codec.basis,
+        float(entry["relative_mse"]),
+    )
+    return stored, position
 
 
 def read_tail(part: Objects, array: ArrayPlan, shard_index: int, codec: Codec) -> ShardTail:

@@ -38,15 +38,15 @@ from pipelines.distillation.plan import (
 )
 from pipelines.distillation.steps import compute_shard, prepare_batch
 from pipelines.progress import NullProgress, Progress
-from storage.codecs import codec_of
+from storage.codecs import Codec
 from storage.corpus import Corpus, write_rejects
 from storage.errors import InfrastructureError, SailloftError, TooManyRejects, UsageError
 from storage.feature_index import PartDescription, part_objects
-from storage.feature_plan import ArrayPlan, ShardPlan
-from storage.feature_writer import publish_part, write_part_metadata, write_shard, written_shards
+from storage.feature_plan import ShardPlan
+from storage.feature_writer import WrittenShard, publish_part, write_part_metadata, write_shard, written_shards
 from storage.features import FeatureStore
 from storage.keys import Json
-from storage.manifest import FileEntry, Manifest, publish, read_manifest
+from storage.manifest import Manifest, publish, read_manifest
 from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION, Reject, RejectReason
 from storage.shards import RowStatus, read_tail
@@ -67,6 +67,7 @@ def teach(
     corpus: Corpus,
     teacher: TeacherConfig,
     features: FeaturesConfig,
+    codec: Codec,
     output: Objects,
     progress: Progress | None = None,
 ) -> Manifest:
@@ -77,7 +78,8 @@ def teach(
     Args:
         corpus: its images are taught; a local one must be reachable from every node under the same path.
         teacher: whose features.
-        features: splits, grid, encoding, layout and pool sizes.
+        features: splits, grid, layout and pool sizes.
+        codec: how features are encoded; see `pipelines.calibration.steps.codec_for`.
         output: prefix of the feature store; see `store_key` for the address that belongs to it.
         progress: told the number of finished images.
 
@@ -95,20 +97,20 @@ def teach(
             raise UsageError(f"{objects.url}: Ray's processes can't share memory://; use a folder or an object store")
     card = teacher_card(teacher)
     fingerprint = feature_fingerprint(card.fingerprint, features, teacher.student_source)
-    store = store_key(fingerprint, features)
+    store = store_key(fingerprint, codec.encoding)
     key = coverage_key(store, corpus.manifest.key, features)
     coverage = output.child(coverage_path(key))
     published = read_manifest(coverage)
     if published is not None:
         return published
-    description = _describe(fingerprint, card.num_channels, teacher, features)
+    description = _describe(fingerprint, card.num_channels, codec, teacher, features)
     known = FeatureStore.open(output, absent_ok=True)
     _check_store(known, description)
     wanted = _wanted_images(corpus, features)
     missing = [image for image in wanted if image[0] not in known and image[0] not in known.rejected]
     if missing:
-        plan = plan_teaching(missing, features, teacher, teacher.student_source, card.num_channels, store)
-        job = _Job(corpus.objects.url, corpus.manifest.key, part_objects(output, plan.key), teacher, features)
+        plan = plan_teaching(missing, features, teacher, teacher.student_source, card.num_channels, codec, store)
+        job = _Job(corpus.objects.url, corpus.manifest.key, part_objects(output, plan.key), teacher, features, codec)
         _teach_part(plan, job, description, output, card.fingerprint, progress or NullProgress())
         known = FeatureStore.open(output)
     return _publish_coverage(coverage, key, corpus, wanted, known, teacher, features, store)
@@ -123,20 +125,12 @@ class _Job:
     part: Objects
     teacher: TeacherConfig
     features: FeaturesConfig
+    codec: Codec
 
 
-@dataclass(frozen=True)
-class _ShardResult:
-    """All that travels back from a shard."""
-
-    key: str
-    entry: FileEntry
-    num_images: int
-    rejected: tuple[tuple[str, str], ...]
-    """(image id, reason)."""
-
-
-def _describe(fingerprint: str, num_channels: int, teacher: TeacherConfig, features: FeaturesConfig) -> PartDescription:
+def _describe(
+    fingerprint: str, num_channels: int, codec: Codec, teacher: TeacherConfig, features: FeaturesConfig
+) -> PartDescription:
     # Neither paths nor pool sizes: the same for everybody who computes these features.
     geometry: dict[str, Json] = {"teacher": teacher.kind, "grid": features.grid}
     if features.grid == "student" and features.student is not None:
@@ -144,7 +138,7 @@ def _describe(fingerprint: str, num_channels: int, teacher: TeacherConfig, featu
             "source": teacher.student_source,
             "student": cast("dict[str, Json]", features.student.hashed_fields()),
         }
-    return PartDescription(fingerprint, features.codec, num_channels, geometry)
+    return PartDescription(fingerprint, codec.encoding, num_channels, geometry)
 
 
 def _check_store(store: FeatureStore, description: PartDescription) -> None:
@@ -172,17 +166,17 @@ def _teach_part(
     plan: TeachPlan, job: _Job, description: PartDescription, store: Objects, teacher: str, progress: Progress
 ) -> None:
     """Computes what is missing of a part, then publishes it."""
-    write_part_metadata(job.part, plan.part, description)
+    write_part_metadata(job.part, plan.part, description, job.codec)
     finished = written_shards(job.part)
     earlier = [shard for shard in plan.part.shards() if shard.key in finished]
-    rejected = _rejected_earlier(job.part, earlier, description.encoding)
+    rejected = _rejected_earlier(job.part, earlier, job.codec)
     num_done, total = sum(len(shard.rows) for shard in earlier), plan.part.num_images
     progress.update(num_done, total, unit="images", rejects=len(rejected))
-    written: dict[str, FileEntry] = {}
+    written: dict[str, WrittenShard] = {}
     for result in _run_pool(list(plan.tasks(finished)), job):
-        written[result.key] = result.entry
+        written[result.entry.path] = result
         rejected.update(result.rejected)
-        num_done += result.num_images
+        num_done += len(result.rows)
         progress.update(num_done, total, unit="images", rejects=len(rejected))
     if len(rejected) > job.features.max_reject_share * total:
         image_id, reason = min(rejected.items())
@@ -192,12 +186,12 @@ def _teach_part(
             "mend the images and curate again, or raise features.max_reject_share"
         )
     layout = {name: getattr(job.features, name) for name in ("batch_size", "images_per_shard", "shard_mib")}
-    publish_part(store, plan.key, plan.part, description, recipe=layout, inputs={"teacher": teacher}, written=written)
+    inputs = {"teacher": teacher}
+    publish_part(store, plan.key, plan.part, description, job.codec, recipe=layout, inputs=inputs, written=written)
 
 
-def _rejected_earlier(part: Objects, shards: Sequence[ShardPlan], encoding: str) -> dict[str, str]:
+def _rejected_earlier(part: Objects, shards: Sequence[ShardPlan], codec: Codec) -> dict[str, str]:
     """Rejected images of the shards that an interrupted run left, as the shards themselves say."""
-    codec = codec_of(encoding)
 
     def read(shard: ShardPlan) -> list[tuple[str, str]]:
         tail = read_tail(part, shard.array, shard.index, codec)
@@ -207,7 +201,7 @@ def _rejected_earlier(part: Objects, shards: Sequence[ShardPlan], encoding: str)
         return dict(pair for pairs in pool.map(read, shards) for pair in pairs)
 
 
-def _run_pool(tasks: Sequence[ShardTask], job: _Job) -> Iterator[_ShardResult]:
+def _run_pool(tasks: Sequence[ShardTask], job: _Job) -> Iterator[WrittenShard]:
     """Results as they come, from an explicit number of actors with two shards at hand each."""
     features = job.features
     num_actors = min(features.num_actors, len(tasks))
@@ -238,7 +232,7 @@ def _run_pool(tasks: Sequence[ShardTask], job: _Job) -> Iterator[_ShardResult]:
             ray.kill(actor)
 
 
-def _result_of(reference: Any) -> _ShardResult:
+def _result_of(reference: Any) -> WrittenShard:
     try:
         return ray.get(reference)
     except RayActorError as error:
@@ -274,15 +268,10 @@ class _TeacherActor:
         self._threads = ThreadPoolExecutor(job.features.num_batches_ahead, thread_name_prefix="decode")
         self._teacher = job.teacher.build("cuda" if job.features.num_gpus_per_actor > 0 else "cpu")
 
-    def run(self, task: ShardTask) -> _ShardResult:
+    def run(self, task: ShardTask) -> WrittenShard:
         """Computes one shard and writes it by a single put."""
         rows = compute_shard(self._teacher, task, self._inputs(task))
-        array: ArrayPlan = task.shard.array
-        entry = write_shard(self._job.part, array, task.shard.index, rows, self._job.features.codec)
-        # What is stored decides: another run may have written the shard, or the codec refused a row.
-        tail = read_tail(self._job.part, array, task.shard.index, codec_of(self._job.features.codec))
-        rejected = tuple((row.image_id, row.detail) for row in tail.rows if row.status is RowStatus.REJECTED)
-        return _ShardResult(task.shard.key, entry, len(rows), rejected)
+        return write_shard(self._job.part, task.shard.array, task.shard.index, rows, self._job.codec)
 
     def _inputs(self, task: ShardTask) -> Iterator[tuple[Tensor, dict[int, str]]]:
         """Decoded batches in order, a few of them in the making ahead of the teacher."""

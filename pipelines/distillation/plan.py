@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, cast
 
 from pipelines.distillation.config import FeaturesConfig
-from storage.codecs import codec_of
+from storage.codecs import Codec
 from storage.feature_plan import ArrayPlan, PartPlan, ShardPlan, plan_rows
 from storage.geometry import student_grid
 from storage.keys import Json, content_key
@@ -135,9 +135,9 @@ def feature_fingerprint(teacher: str, config: FeaturesConfig, source: StudentSou
     return content_key({"stage": "features", "version": VERSION, "teacher": teacher, "grid": grid})
 
 
-def store_key(fingerprint: str, config: FeaturesConfig) -> str:
+def store_key(fingerprint: str, encoding: str) -> str:
     """Content key of a feature store: features (see `feature_fingerprint`) and encoding; not the images."""
-    return content_key({"schema_version": SCHEMA_VERSION, "features": fingerprint, "encoding": config.codec})
+    return content_key({"schema_version": SCHEMA_VERSION, "features": fingerprint, "encoding": encoding})
 
 
 def coverage_key(store: str, corpus: str, config: FeaturesConfig) -> str:
@@ -162,16 +162,18 @@ def plan_teaching(
     geometry: Geometry,
     source: StudentSource,
     num_channels: int,
+    codec: Codec,
     store: str,
 ) -> TeachPlan:
     """Plans one part.
 
     Args:
         images: those that the store doesn't know, in the order of the corpus, which is that of its files.
-        config: grid, encoding, shards and batches.
+        config: grid, shards and batches.
         geometry: the teacher.
         source: what of the student this teacher is compared with.
         num_channels: of the teacher's features.
+        codec: how they are stored, which says how large they are expected to be.
         store: key of the feature store.
 
     Raises:
@@ -179,8 +181,7 @@ def plan_teaching(
     """
     listed = list(images)
     grids = [(image_id, *feature_grid(config, geometry, source, height, width)) for image_id, height, width in listed]
-    bytes_per_value = codec_of(config.codec).dtype.itemsize
-    part = plan_rows(grids, num_channels, bytes_per_value, max(1, int(config.shard_mib * 2**20)))
+    part = plan_rows(grids, num_channels, codec.bits_per_value / 8, max(1, int(config.shard_mib * 2**20)))
     part = replace(part, arrays=tuple(_limit_rows(array, config.images_per_shard) for array in part.arrays))
     layout: dict[str, Json] = {
         "version": VERSION,

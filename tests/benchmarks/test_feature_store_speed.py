@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from storage.codecs import codec_of
 from storage.features import (
     FeatureRow,
     FeatureStore,
@@ -47,14 +48,15 @@ def write(store: Objects, rows: dict[str, FeatureRow], encoding: str) -> PartPla
     plan = plan_rows(images, NUM_CHANNELS, BYTES_PER_VALUE[encoding], max_shard_bytes=4 * 2**20)
     description = PartDescription("teacher", encoding, NUM_CHANNELS, {"stride": 4})
     part = part_objects(store, "part")
-    write_part_metadata(part, plan, description)
+    codec = codec_of(encoding)
+    write_part_metadata(part, plan, description, codec)
     written = {
         shard.key: write_shard(
-            part, shard.array, shard.index, [rows[planned.image_id] for planned in shard.rows], encoding
+            part, shard.array, shard.index, [rows[planned.image_id] for planned in shard.rows], codec
         )
         for shard in plan.shards()
     }
-    publish_part(store, "part", plan, description, recipe={}, inputs={}, written=written)
+    publish_part(store, "part", plan, description, codec, recipe={}, inputs={}, written=written)
     return plan
 
 

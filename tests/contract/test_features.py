@@ -11,7 +11,7 @@ from storage.objects import Objects
 from storage.testing import FeatureStoreContract
 
 
-@pytest.fixture(params=["raw16", "int8"])
+@pytest.fixture(params=["raw16", "int8", "klt"])
 def encoding(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

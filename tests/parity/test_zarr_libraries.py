@@ -1,6 +1,6 @@
 """Other Zarr v3 libraries open our store and see the stored values; we read what they write.
 
-The compared values are the stored ones (float16 or int8), so equality is exact. Fork is never
+The compared values are the stored ones (float16, int8 or zigzag integers), so equality is exact. Fork is never
 used: zarr-python's and tensorstore's threads wouldn't survive it.
 """
 
@@ -14,15 +14,14 @@ import pytest
 import tensorstore
 import zarr
 
-from storage.codecs import codec_of
 from storage.feature_index import array_json
 from storage.features import ArrayPlan, FeatureStore, PartPlan
 from storage.objects import Objects
 from storage.shards import RowStatus, ShardRow, decode_chunk
-from storage.testing import example_features, publish_example_part
+from storage.testing import example_codec, example_features, publish_example_part
 
 
-@pytest.fixture(params=["raw16", "int8"])
+@pytest.fixture(params=["raw16", "int8", "klt"])
 def encoding(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -42,8 +41,8 @@ def test_both_libraries_see_the_stored_values(published: tuple[Path, PartPlan], 
     folder, plan = published
     features = FeatureStore.open(folder)
     group = zarr.open_group(folder / "parts" / "part", mode="r")
-    assert dict(group.attrs)["sailloft"]["encoding"] == encoding
-    codec, num_compared = codec_of(encoding), 0
+    assert dict(group.attrs)["sailloft"]["encoding"] == example_codec(encoding).encoding
+    codec, num_compared = example_codec(encoding), 0
     for array, rows in zip(plan.arrays, plan.rows, strict=True):
         from_zarr = np.asarray(group[array.name][:])
         from_tensorstore = _with_tensorstore(folder / "parts" / "part" / array.name)
@@ -72,7 +71,7 @@ def test_zarr_python_sees_the_sentinel_where_a_shard_is_missing(
     (folder / "parts" / "part" / shard.key).unlink()
     array = zarr.open_group(folder / "parts" / "part", mode="r")[shard.array.name]
     values = np.asarray(array[:])[: len(shard.rows)]
-    np.testing.assert_array_equal(values, np.full_like(values, codec_of(encoding).sentinel))
+    np.testing.assert_array_equal(values, np.full_like(values, example_codec(encoding).sentinel))
 
 
 @pytest.mark.parametrize("library", ["zarr-python", "tensorstore"])
@@ -94,9 +93,10 @@ def test_both_libraries_refuse_a_flipped_bit(published: tuple[Path, PartPlan], l
 
 def test_our_chunk_decoder_reads_what_zarr_python_writes(tmp_path: Path, encoding: str) -> None:
     """Same metadata, chunks and index; only our block before the index is absent."""
-    codec, plan = codec_of(encoding), ArrayPlan("l12", 5, 3, 12, 2)
+    codec, plan = example_codec(encoding, 3), ArrayPlan("l12", 5, 3, 12, 2)
     (tmp_path / "zarr.json").write_bytes(array_json(plan, codec))
-    values = np.random.default_rng(0).integers(-100, 100, (5, 3, 12)).astype(codec.dtype)
+    low = 0 if codec.dtype.kind == "u" else -100
+    values = np.random.default_rng(0).integers(low, 100, (5, 3, 12)).astype(codec.dtype)
     array = zarr.open_array(tmp_path, mode="r+")
     array[:] = values
     assert json.loads((tmp_path / "zarr.json").read_bytes()) == json.loads(array_json(plan, codec))

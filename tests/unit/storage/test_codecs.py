@@ -22,7 +22,7 @@ def _snr_db(features: np.ndarray, restored: np.ndarray) -> float:
 
 
 def test_unknown_encoding_lists_the_known() -> None:
-    with pytest.raises(UnknownKind, match="unknown feature encoding 'klt9'; known: int8, raw16"):
+    with pytest.raises(UnknownKind, match="unknown feature encoding 'klt9'; known: int8, klt:<calibration>, raw16"):
         codec_of("klt9")
 
 

@@ -4,6 +4,7 @@ import uuid
 
 import pytest
 
+from storage.codecs import codec_of
 from storage.errors import CorruptObject, ObjectNotFound, UnknownKind
 from storage.feature_index import PartDescription, PartEntry, add_part, open_part, part_objects, read_snapshot
 from storage.features import plan_rows, publish_part, write_part_metadata
@@ -11,6 +12,7 @@ from storage.keys import bytes_key, canonical_json
 from storage.objects import Objects
 
 DESCRIPTION = PartDescription("teacher", "int8", 4, {"stride": 16})
+CODEC = codec_of("int8")
 
 
 @pytest.fixture
@@ -64,8 +66,8 @@ def test_an_unreadable_snapshot_is_named(store: Objects, data: bytes) -> None:
 
 
 def test_an_encoding_of_a_later_version_is_named(store: Objects) -> None:
-    add_part(store, PartDescription("teacher", "klt", 4), PartEntry("p", "0" * 64, 1))
-    with pytest.raises(UnknownKind, match="unknown feature encoding 'klt'"):
+    add_part(store, PartDescription("teacher", "klt9", 4), PartEntry("p", "0" * 64, 1))
+    with pytest.raises(UnknownKind, match="unknown feature encoding 'klt9'"):
         read_snapshot(store)
 
 
@@ -78,8 +80,8 @@ def test_other_files_in_the_index_are_ignored(store: Objects) -> None:
 def test_a_group_of_another_layout_is_refused(store: Objects) -> None:
     plan = plan_rows([], 4, 1)
     part = part_objects(store, "p")
-    write_part_metadata(part, plan, DESCRIPTION)
-    manifest = publish_part(store, "p", plan, DESCRIPTION, recipe={}, inputs={})
+    write_part_metadata(part, plan, DESCRIPTION, CODEC)
+    manifest = publish_part(store, "p", plan, DESCRIPTION, CODEC, recipe={}, inputs={})
     group = canonical_json({"zarr_format": 3, "node_type": "group", "attributes": {}})
     changed = manifest.to_json().replace(manifest.file("zarr.json").sha256.encode(), bytes_key(group).encode())
     part.put("zarr.json", group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 
 import google_crc32c
 import numpy as np
@@ -17,21 +18,30 @@ from storage.feature_plan import ArrayPlan
 from storage.objects import Objects
 from storage.shards import (
     RowStatus,
+    ShardBuilder,
     ShardRow,
     ShardTail,
-    build_shard,
     decode_chunk,
+    encode_row,
     parse_tail,
     read_tail,
     tail_bytes_guess,
 )
+from storage.testing import example_codec
 
 ARRAY = ArrayPlan("l6", 5, 2, 6, 3)
 
 
-@pytest.fixture(params=["raw16", "int8"])
+@pytest.fixture(params=["raw16", "int8", "klt"])
 def codec(request: pytest.FixtureRequest) -> Codec:
-    return codec_of(request.param)
+    return example_codec(request.param, 2)
+
+
+def build_shard(array: ArrayPlan, rows: list[ShardRow], codec: Codec, order: Sequence[int] = (0, 1)) -> bytes:
+    builder = ShardBuilder(array, codec, len(rows))
+    for slot in order:
+        builder.add(slot, encode_row(rows[slot], array, codec))
+    return bytes(builder.finish()[0])
 
 
 def _rows(codec: Codec) -> list[ShardRow]:
@@ -46,26 +56,48 @@ def _rows(codec: Codec) -> list[ShardRow]:
 def test_layout(codec: Codec) -> None:
     rows = _rows(codec)
     data = build_shard(ARRAY, rows, codec)
-    chunk_bytes = 2 * 6 * codec.dtype.itemsize
-    stored = rows[0].stored
-    assert stored is not None
-    assert data[:chunk_bytes] == stored.values.tobytes()
-    assert data[chunk_bytes : chunk_bytes + 4] == struct.pack("<I", google_crc32c.value(data[:chunk_bytes]))
-    sentinel = np.frombuffer(data[chunk_bytes + 4 : 2 * chunk_bytes + 4], codec.dtype)
-    np.testing.assert_array_equal(sentinel, np.full(12, codec.sentinel, codec.dtype))
+    assert rows[0].stored is not None
+    chunks = [bytes(codec.pack(rows[0].stored.values)), bytes(codec.pack(np.full((2, 6), codec.sentinel, codec.dtype)))]
+    ends = np.cumsum([len(chunk) + 4 for chunk in chunks]).tolist()
+    for chunk, end in zip(chunks, ends, strict=True):
+        assert data[end - 4 - len(chunk) : end] == chunk + struct.pack("<I", google_crc32c.value(chunk))
     index = np.frombuffer(data[-52:-4], "<u8").reshape(3, 2)
-    size = chunk_bytes + 4
-    assert index.tolist() == [[0, size], [size, size], [2**64 - 1, 2**64 - 1]]
+    assert index.tolist() == [[0, ends[0]], [ends[0], ends[1] - ends[0]], [2**64 - 1, 2**64 - 1]]
     assert data[-4:] == struct.pack("<I", google_crc32c.value(data[-52:-4]))
     magic, block_bytes, crc = struct.unpack("<8sQI", data[-72:-52])
-    assert magic == b"SLSHARD1"
-    block = data[2 * size : -72]
+    assert magic == b"SLSHARD2"
+    block = data[ends[1] : -72]
     assert len(block) == block_bytes
-    assert crc == google_crc32c.value(data[2 * size : -56])
+    assert crc == google_crc32c.value(data[ends[1] : -56])
     (header_bytes,) = struct.unpack_from("<I", block)
     header = json.loads(block[4 : 4 + header_bytes])
     assert [row["image_id"] for row in header["rows"]] == ["first é", "second"]
-    assert len(block) - 4 - header_bytes == (16 + 12 * header["rows"][0]["num_outliers"] if codec.has_affine else 0)
+    num_numbers = codec.num_scales(2) + codec.num_offsets(2) + 3 * header["rows"][0]["num_outliers"]
+    assert len(block) - 4 - header_bytes == 4 * num_numbers
+
+
+def test_rows_may_come_in_any_order(codec: Codec) -> None:
+    rows = _rows(codec)
+    first, second = (build_shard(ARRAY, rows, codec, order) for order in ((0, 1), (1, 0)))
+    assert first != second
+    for data in (first, second):
+        tail = parse_tail(data, ARRAY, codec)
+        assert isinstance(tail, ShardTail)
+        assert [row.image_id for row in tail.rows] == ["first é", "second"]
+        offset, size = tail.extents[0]
+        assert rows[0].stored is not None
+        found = decode_chunk(data[offset : offset + size], tail.rows[0], ARRAY, codec)
+        np.testing.assert_array_equal(found.values, rows[0].stored.values)
+
+
+def test_rows_are_given_once_and_all(codec: Codec) -> None:
+    rows = _rows(codec)
+    builder = ShardBuilder(ARRAY, codec, 2)
+    builder.add(1, encode_row(rows[1], ARRAY, codec))
+    with pytest.raises(ValueError, match="row 1 is given twice"):
+        builder.add(1, encode_row(rows[1], ARRAY, codec))
+    with pytest.raises(ValueError, match="expected 2 rows, got 1"):
+        builder.finish()
 
 
 def test_round_trip(codec: Codec) -> None:
@@ -114,14 +146,14 @@ def test_a_shard_of_other_software_is_refused(codec: Codec) -> None:
         parse_tail(bytes(10), ARRAY, codec)
     index = bytes(48)
     data = bytes(100) + index + struct.pack("<I", google_crc32c.value(index))
-    with pytest.raises(CorruptObject, match="expected the trailer b'SLSHARD1'"):
+    with pytest.raises(CorruptObject, match="expected the trailer b'SLSHARD2'"):
         parse_tail(data, ARRAY, codec)
 
 
 @pytest.mark.parametrize("header", [b"{", b"[]", b'{"encoding":"raw16"}', b'{"encoding":"raw16","rows":[{}]}', b"\xff"])
 def test_an_unreadable_block_is_refused(header: bytes) -> None:
     block = struct.pack("<I", len(header)) + header
-    signed = block + b"SLSHARD1" + struct.pack("<Q", len(block))
+    signed = block + b"SLSHARD2" + struct.pack("<Q", len(block))
     index = bytes(48)
     data = signed + struct.pack("<I", google_crc32c.value(signed))
     data += index + struct.pack("<I", google_crc32c.value(index))

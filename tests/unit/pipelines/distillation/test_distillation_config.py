@@ -8,7 +8,7 @@ from pipelines.distillation.config import FeaturesConfig, StudentGrid
 
 def test_defaults_are_the_simplest_case() -> None:
     config = FeaturesConfig()
-    assert (config.codec, config.grid, config.student) == ("int8", "native", None)
+    assert (config.codec, config.grid, config.student) == ("klt", "native", None)
 
 
 def test_students_grid_needs_the_student() -> None:

@@ -13,6 +13,7 @@ from pipelines.distillation.config import FeaturesConfig, StudentGrid
 from pipelines.distillation.pipeline import teach
 from pipelines.distillation.plan import feature_grid
 from pipelines.distillation.steps import decode_rgb
+from storage.codecs import codec_of
 from storage.corpus import Corpus, write_images, write_samples
 from storage.errors import TooManyRejects, UsageError
 from storage.features import FeatureStore
@@ -29,6 +30,7 @@ TEACHER = Mask2FormerTeacherConfig(short_side_px=64, long_side_px=96)
 CONFIG = FeaturesConfig(
     codec="raw16", batch_size=2, images_per_shard=2, num_actors=1, num_cpus_per_decoder=0, max_reject_share=0.5
 )
+RAW16 = codec_of("raw16")
 SIZES_PX = ((32, 48), (48, 32), (32, 48), (32, 48), (48, 32), (32, 48), (64, 64))
 
 
@@ -97,7 +99,7 @@ def taught(
     """The store after one undisturbed run, with decoding in tasks of its own."""
     output, progress = Objects.open(str(tmp_path_factory.mktemp("store"))), Recorder()
     config = CONFIG.model_copy(update={"num_cpus_per_decoder": 0.5, "num_batches_ahead": 1})
-    return output, teach(corpus, TEACHER, config, output, progress), progress
+    return output, teach(corpus, TEACHER, config, RAW16, output, progress), progress
 
 
 def _files(objects: Objects) -> dict[str, bytes]:
@@ -134,7 +136,7 @@ def test_statement_of_a_corpus_verifies_and_is_found_again(
     assert verify_manifest(output.child(statement)) == manifest
     assert manifest.inputs["corpus"] == "five"
     before = _files(output)
-    assert teach(corpus, TEACHER, CONFIG, output) == manifest
+    assert teach(corpus, TEACHER, CONFIG, RAW16, output) == manifest
     assert _files(output) == before
 
 
@@ -163,7 +165,7 @@ def test_interrupted_run_continues_to_the_same_bytes(
 
     progress = Recorder()
     again = Objects.open(str(tmp_path))
-    assert teach(corpus, TEACHER, CONFIG, again, progress) == manifest
+    assert teach(corpus, TEACHER, CONFIG, RAW16, again, progress) == manifest
     assert _files(again) == whole
     assert {key: (tmp_path / key).stat().st_mtime_ns for key in kept} == kept
     assert progress.reports[0][0] in (3, 4)
@@ -179,7 +181,7 @@ def test_new_images_make_a_new_part_and_only_they_are_computed(
     old = {key for key in _files(output) if key.startswith("parts/")}
     larger = _corpus(tmp_path / "corpus", [*images, _image(5), _image(6)], "seven")
     progress = Recorder()
-    manifest = teach(larger, TEACHER, CONFIG, output, progress)
+    manifest = teach(larger, TEACHER, CONFIG, RAW16, output, progress)
     assert progress.reports[-1][:2] == (2, 2)
     assert manifest.facts["num_images"] == 6
     assert manifest.facts["num_rejected"] == 1
@@ -199,10 +201,10 @@ def test_too_many_rejects_publish_nothing_and_the_students_grid_is_stored(
     strict = config.model_copy(update={"max_reject_share": 0.1})
     for _ in range(2):  # the second run starts no teacher: it reads the shards that are there
         with pytest.raises(TooManyRejects, match=rf"failed on 1 of 4 images.*{images[4].image_id}.*can't be decoded"):
-            teach(corpus, TEACHER, strict, output)
+            teach(corpus, TEACHER, strict, RAW16, output)
     assert not list(output.list("index"))
 
-    manifest = teach(corpus, TEACHER, config, output)
+    manifest = teach(corpus, TEACHER, config, RAW16, output)
     assert (manifest.facts["num_images"], manifest.facts["num_rejected"]) == (3, 1)
     store = FeatureStore.open(output)
     assert images[0].image_id not in store  # in split `val` alone
@@ -219,9 +221,9 @@ def test_a_store_of_something_else_is_refused_before_anything_runs(
 ) -> None:
     output = taught[0]
     with pytest.raises(UsageError, match="give each teacher, grid and encoding its own store"):
-        teach(corpus, TEACHER, CONFIG.model_copy(update={"codec": "int8"}), output)
+        teach(corpus, TEACHER, CONFIG, codec_of("int8"), output)
 
 
 def test_memory_is_refused(corpus: Corpus) -> None:
     with pytest.raises(UsageError, match="Ray's processes can't share memory://"):
-        teach(corpus, TEACHER, CONFIG, Objects.open("memory://here/store"))
+        teach(corpus, TEACHER, CONFIG, RAW16, Objects.open("memory://here/store"))

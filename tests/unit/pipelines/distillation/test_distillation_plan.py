@@ -13,10 +13,12 @@ from pipelines.distillation.plan import (
     plan_teaching,
     store_key,
 )
+from storage.codecs import codec_of
 from teachers.mask2former import Mask2FormerTeacherConfig
 from teachers.sam2 import Sam2TeacherConfig
 
 TEACHER = Mask2FormerTeacherConfig(short_side_px=64, long_side_px=128)
+INT8 = codec_of("int8")
 STUDENT = FeaturesConfig(grid="student", student=StudentGrid(patch_size_px=16, mask_stride_px=4, max_side_px=256))
 
 
@@ -28,7 +30,9 @@ def _images(num_images: int, seed: int = 0) -> list[ImageSize]:
 
 def test_every_image_is_in_one_row_and_one_batch_of_its_input_size() -> None:
     images = _images(200)
-    plan = plan_teaching(images, FeaturesConfig(images_per_shard=16, batch_size=5), TEACHER, "mask_features", 8, "s")
+    plan = plan_teaching(
+        images, FeaturesConfig(images_per_shard=16, batch_size=5), TEACHER, "mask_features", 8, INT8, "s"
+    )
     seen: list[str] = []
     for task in plan.tasks():
         assert len(task.shard.rows) <= 16
@@ -45,23 +49,27 @@ def test_every_image_is_in_one_row_and_one_batch_of_its_input_size() -> None:
 
 def test_plan_is_a_function_of_its_inputs() -> None:
     config = FeaturesConfig(images_per_shard=16, batch_size=5)
-    first, second = (plan_teaching(_images(50), config, TEACHER, "mask_features", 8, "s") for _ in range(2))
+    first, second = (plan_teaching(_images(50), config, TEACHER, "mask_features", 8, INT8, "s") for _ in range(2))
     assert first.key == second.key
     assert list(first.tasks()) == list(second.tasks())
     others = [
-        plan_teaching(_images(49), config, TEACHER, "mask_features", 8, "s"),
-        plan_teaching(_images(50), config, TEACHER, "mask_features", 8, "t"),
-        plan_teaching(_images(50), config.model_copy(update={"batch_size": 4}), TEACHER, "mask_features", 8, "s"),
-        plan_teaching(_images(50), config.model_copy(update={"images_per_shard": 8}), TEACHER, "mask_features", 8, "s"),
-        plan_teaching(_images(50), config.model_copy(update={"shard_mib": 1.0}), TEACHER, "mask_features", 8, "s"),
+        plan_teaching(_images(49), config, TEACHER, "mask_features", 8, INT8, "s"),
+        plan_teaching(_images(50), config, TEACHER, "mask_features", 8, INT8, "t"),
+        plan_teaching(_images(50), config.model_copy(update={"batch_size": 4}), TEACHER, "mask_features", 8, INT8, "s"),
+        plan_teaching(
+            _images(50), config.model_copy(update={"images_per_shard": 8}), TEACHER, "mask_features", 8, INT8, "s"
+        ),
+        plan_teaching(
+            _images(50), config.model_copy(update={"shard_mib": 1.0}), TEACHER, "mask_features", 8, INT8, "s"
+        ),
     ]
     assert len({first.key} | {plan.key for plan in others}) == 6
     pools = config.model_copy(update={"num_actors": 7, "splits": ("train",)})
-    assert plan_teaching(_images(50), pools, TEACHER, "mask_features", 8, "s").key == first.key
+    assert plan_teaching(_images(50), pools, TEACHER, "mask_features", 8, INT8, "s").key == first.key
 
 
 def test_finished_shards_are_left_out() -> None:
-    plan = plan_teaching(_images(60), FeaturesConfig(images_per_shard=8), TEACHER, "mask_features", 8, "s")
+    plan = plan_teaching(_images(60), FeaturesConfig(images_per_shard=8), TEACHER, "mask_features", 8, INT8, "s")
     tasks = list(plan.tasks())
     assert len(tasks) > 4
     finished = {tasks[0].shard.key, tasks[3].shard.key}
@@ -72,11 +80,11 @@ def test_finished_shards_are_left_out() -> None:
 
 def test_shards_stay_below_their_size_and_are_even() -> None:
     images = [(f"{number:064x}", 64, 64) for number in range(100)]
-    config = FeaturesConfig(codec="raw16", images_per_shard=30)
-    plan = plan_teaching(images, config, TEACHER, "mask_features", 32, "s")
+    config = FeaturesConfig(images_per_shard=30)
+    plan = plan_teaching(images, config, TEACHER, "mask_features", 32, codec_of("raw16"), "s")
     assert [len(task.shard.rows) for task in plan.tasks()] == [25, 25, 25, 25]
     small = config.model_copy(update={"shard_mib": 2 * 32 * 256 * 10 / 2**20})
-    by_size = plan_teaching(images, small, TEACHER, "mask_features", 32, "s")
+    by_size = plan_teaching(images, small, TEACHER, "mask_features", 32, codec_of("raw16"), "s")
     assert {len(task.shard.rows) for task in by_size.tasks()} == {10}
 
 
@@ -85,7 +93,7 @@ def test_batches_mix_no_input_sizes_even_where_the_stored_grid_is_the_same() -> 
     images = [("a" * 64, 256, 256), ("b" * 64, 241, 256), ("c" * 64, 256, 256)]
     grids = {feature_grid(STUDENT, TEACHER, "patches", height, width) for _, height, width in images}
     assert grids == {(16, 16)}
-    (task,) = plan_teaching(images, STUDENT, TEACHER, "patches", 8, "s").tasks()
+    (task,) = plan_teaching(images, STUDENT, TEACHER, "patches", 8, INT8, "s").tasks()
     assert [batch.positions for batch in task.batches] == [(0, 2), (1,)]
     assert len({batch.input_size for batch in task.batches}) == 2
 
@@ -103,7 +111,7 @@ def test_students_grids_are_those_of_the_loss() -> None:
 
 def test_an_image_listed_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="listed twice"):
-        plan_teaching([("a" * 64, 8, 8)] * 2, FeaturesConfig(), TEACHER, "mask_features", 8, "s")
+        plan_teaching([("a" * 64, 8, 8)] * 2, FeaturesConfig(), TEACHER, "mask_features", 8, INT8, "s")
 
 
 def test_batches_follow_the_first_image_of_a_size() -> None:
@@ -133,9 +141,8 @@ def test_fingerprint_covers_teacher_and_grid_but_not_the_encoding() -> None:
 
 def test_store_and_coverage_keys() -> None:
     config = FeaturesConfig()
-    raw = config.model_copy(update={"codec": "raw16"})
     layout = config.model_copy(update={"batch_size": 2, "images_per_shard": 3, "splits": ("train",)})
-    assert store_key("f", config) == store_key("f", layout)
-    assert store_key("f", config) != store_key("f", raw)
+    assert store_key("f", "int8") == store_key("f", "int8")
+    assert len({store_key("f", "int8"), store_key("f", "raw16"), store_key("g", "int8"), store_key("f", "klt:0")}) == 4
     assert coverage_key("s", "c", config) != coverage_key("s", "d", config)
     assert coverage_key("s", "c", config) != coverage_key("s", "c", layout)

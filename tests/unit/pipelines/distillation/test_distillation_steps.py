@@ -21,6 +21,7 @@ from pipelines.distillation.steps import (
     prepare_batch,
     resize_features,
 )
+from storage.codecs import codec_of
 from storage.errors import DataError, InfrastructureError
 from storage.feature_plan import PlannedRow
 from storage.schema import ImageRecord
@@ -208,7 +209,7 @@ def test_a_shard_is_computed_in_its_order_whatever_the_batches() -> None:
     records = [_record(_noise(height, width, seed)) for seed, (height, width) in enumerate(sizes)]
     by_id = {record.image_id: record for record in records}
     images = [(record.image_id, record.height, record.width) for record in records]
-    plan = plan_teaching(images, FeaturesConfig(batch_size=2), teacher, "mask_features", 3, "s")
+    plan = plan_teaching(images, FeaturesConfig(batch_size=2), teacher, "mask_features", 3, codec_of("int8"), "s")
     (task,) = plan.tasks()
     inputs = [
         prepare_batch(teacher, [by_id[task.shard.rows[at].image_id] for at in batch.positions], batch.input_size)

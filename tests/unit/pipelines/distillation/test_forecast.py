@@ -8,6 +8,7 @@ from pipelines.distillation.config import FeaturesConfig
 from pipelines.distillation.costs import CostsConfig
 from pipelines.distillation.forecast import ImageCounts, PhaseSeconds, TeachForecast, forecast_teaching
 from pipelines.distillation.plan import plan_teaching
+from storage.codecs import codec_of
 from teachers.sam2 import Sam2TeacherConfig
 
 TEACHER = Sam2TeacherConfig(image_size_px=1024)
@@ -30,7 +31,7 @@ def _forecast(
 ) -> TeachForecast:
     features = features or FeaturesConfig(codec="raw16", num_gpus_per_actor=1, num_actors=4)
     images = [(f"{number:064x}", 480, 640) for number in range(num_missing)]
-    plan = plan_teaching(images, features, TEACHER, "patches", NUM_CHANNELS, "s") if images else None
+    plan = plan_teaching(images, features, TEACHER, "patches", NUM_CHANNELS, codec_of("raw16"), "s") if images else None
     counts = ImageCounts(wanted=10_000, present=10_000 - num_missing - 7, rejected=7, missing=num_missing)
     return forecast_teaching("sam2", counts, plan, NUM_CHANNELS, features, costs, measured, num_cpus)
 

@@ -1,0 +1,1 @@
+"""Fitting the `klt` encoding to a teacher, once, before its features are stored."""

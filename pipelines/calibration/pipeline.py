@@ -1,0 +1,81 @@
+"""Calibrating on Ray: one task with a teacher's resources, on some tens of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from pipelines.calibration.steps import fit_calibration, sample_images
+from pipelines.distillation.config import FeaturesConfig
+from pipelines.distillation.wanted import wanted_images
+from pipelines.progress import NullProgress, Progress
+from storage.corpus import Corpus
+from storage.keys import Json
+from storage.klt import CALIBRATION_NAME, Calibration, KltCodec
+from storage.manifest import FileEntry, Manifest, publish, read_manifest
+from storage.objects import Objects
+from storage.schema import SCHEMA_VERSION
+from teachers.registry import TeacherConfig, teacher_card
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    corpus: Corpus,
+    teacher: TeacherConfig,
+    features: FeaturesConfig,
+    output: Objects,
+    key: str,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Fits the encoding of a teacher's features on a sample of the corpus, unless that was done before.
+
+    Of two that do so at once the first one's calibration stands.
+
+    Args:
+        corpus: the sample is drawn from its images that are to be taught.
+        teacher: whose features.
+        features: grid, tier, splits and size of the sample.
+        output: where the calibration goes.
+        key: see `calibration_key`.
+        progress: told the number of finished images.
+
+    Raises:
+        DataError: the teacher fails on every image of the sample.
+    """
+    published = read_manifest(output)
+    if published is not None:
+        return published
+    chosen = sample_images(wanted_images(corpus, features).image_ids, features.calibration_images)
+    shown = progress or NullProgress()
+    shown.update(0, len(chosen), unit="images")
+    options = {"num_cpus": features.num_cpus_per_actor, "num_gpus": features.num_gpus_per_actor}
+    task: Any = _FIT.options(**options).remote(corpus.objects.url, teacher, features, chosen)
+    output.create(CALIBRATION_NAME, ray.get(task))
+    shown.update(len(chosen), len(chosen), unit="images")
+    data = output.read(CALIBRATION_NAME)
+    codec = KltCodec(Calibration.from_bytes(data))
+    facts: dict[str, Json] = {"encoding": codec.encoding, **codec.facts}
+    return publish(
+        output,
+        Manifest(
+            kind="calibration",
+            key=key,
+            schema_version=SCHEMA_VERSION,
+            recipe={"codec": features.codec},
+            inputs={"teacher": teacher_card(teacher).fingerprint},
+            files=(FileEntry.of(CALIBRATION_NAME, data),),
+            facts=facts,
+        ),
+    )
+
+
+def _fit(corpus_url: str, teacher: TeacherConfig, features: FeaturesConfig, image_ids: list[str]) -> bytes:
+    corpus = Corpus.open(corpus_url)
+    built = teacher.build("cuda" if features.num_gpus_per_actor > 0 else "cpu")
+    records = (corpus.image(image_id) for image_id in image_ids)
+    return fit_calibration(built, records, features, teacher.student_source).to_bytes()
+
+
+_FIT: Any = ray.remote(_fit)

@@ -1,0 +1,108 @@
+"""Files of a local disk, read into buffers of their own and created whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+__all__ = ["create", "is_unfinished", "read_buffers", "unfinished_files"]
+
+_MARK = "#"
+"""Between a name and a number: so object_store, too, names a file that isn't finished, and doesn't list it."""
+
+
+def read_buffers(path: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+    """Several (start, length) byte ranges of a file, each in a writable buffer of its own.
+
+    Raises:
+        EOFError: the file ends before a range does.
+        OSError: it can't be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return [_read(descriptor, start, length) for start, length in ranges]
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int, start: int, length: int) -> memoryview:
+    # Not bytearray, which would write zeros first.
+    buffer = np.empty(max(length, 0), np.uint8).data
+    done = 0
+    while done < length:
+        num_read = os.preadv(descriptor, [buffer[done:]], start + done)
+        if num_read == 0:
+            raise EOFError
+        done += num_read
+    return buffer
+
+
+def create(path: str, data: bytes | bytearray | memoryview) -> bool:
+    """Writes a file unless one is there; others see all of it or nothing, even after a crash of the machine.
+
+    The bytes go to a file beside it, which is flushed to the disk and then hard-linked to the name: a
+    rename would overwrite.
+
+    Returns:
+        Whether the file was written; False if one was there.
+
+    Raises:
+        OSError: no space, no permission.
+    """
+    if os.path.lexists(path):
+        return False
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    unfinished = f"{path}{_MARK}{secrets.randbits(63)}"
+    try:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        try:
+            os.link(unfinished, path)
+        except FileExistsError:
+            return False
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(unfinished)
+    _flush_folder(folder)
+    return True
+
+
+def _flush_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file's name is that of one still being written, or left by a killed process.
+
+    >>> is_unfinished("0#123"), is_unfinished("0"), is_unfinished("#a")
+    (True, False, False)
+    """
+    _, mark, number = name.rpartition(_MARK)
+    return bool(mark) and number.isdigit()
+
+
+def unfinished_files(folder: str, older_than_s: float) -> Iterator[str]:
+    """Paths of files below a folder that were begun and have not been written to for some time."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            if is_unfinished(name):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - os.stat(path).st_mtime >= older_than_s:
+                        yield path
