@@ -161,7 +161,8 @@ class _Form(Enum):
     "  sailloft convert models/EVE-7B-HD-v2.0 students/base-7b\n"
     "  sailloft convert iter_9000.pth students/published --tokenizer models/tokenizer"
     " num_attention_heads=14 rope_theta=1000000 rms_norm_eps=1.0e-6\n"
-    "  sailloft convert students/mine released --to released"
+    "  sailloft convert students/mine released --to released\n"
+    "  sailloft convert sam2.1_hiera_large.pt teachers/sam2.1-large"
 )
 def convert(
     source: Annotated[
@@ -169,7 +170,7 @@ def convert(
         typer.Argument(
             metavar="IN",
             help="Folder of a base (Qwen2, Qwen2.5, Mistral, SOLO, EVEv2) or of a student; "
-            "file or folder of released weights.",
+            "file or folder of released weights; a teacher's official .pt (SAM 2) or .pkl (Mask2Former).",
         ),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; it must not hold anything.")],
@@ -177,7 +178,8 @@ def convert(
         list[str] | None,
         typer.Argument(
             metavar="[FIELD=VALUE]...",
-            help="Fields of the student that the weights leave open, such as mask_stride_px=2; the value is YAML.",
+            help="Fields of the student, or of the teacher, that the weights leave open, such as mask_stride_px=2; "
+            "the value is YAML.",
         ),
     ] = None,
     form: Annotated[
@@ -189,7 +191,7 @@ def convert(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is drawn freshly.")] = 0,
 ) -> None:
-    """Makes a student of a public base or of released weights, or released weights of a student.
+    """Makes a student of a public base or of released weights, released weights of a student, or a teacher.
 
     Nothing is fetched: give what you have downloaded. Weights keep their number type.
     """

@@ -1,11 +1,9 @@
-"""`sailloft convert`: a student of a public base or of released weights, and released weights of a student."""
+"""`sailloft convert`: students of public bases and released weights, released weights of students, teachers."""
 
 from __future__ import annotations
 
 import difflib
-import os
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +14,10 @@ from safetensors.torch import save as save_safetensors
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from jobs.convert_teacher import teacher_details, teacher_files, teacher_summary
 from jobs.display import Display
 from jobs.loading import apply_override
+from jobs.new_folder import make_folder, target_folder
 from model.bases import read_base
 from model.checkpoint import (
     CONFIG_FILE,
@@ -35,8 +35,9 @@ from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 from model.weight_files import RELEASED_FILES, read_json, read_weight_file, read_weights, to_one_dtype
 from pipelines.progress import Progress
-from storage.errors import DataError, InfrastructureError, UsageError
+from storage.errors import DataError, UsageError
 from storage.objects import Objects
+from teachers.conversion import looks_official
 
 __all__ = ["Form", "convert"]
 
@@ -72,9 +73,10 @@ def convert(
     """Reads weights of one form and writes them in another.
 
     Args:
-        source: folder or URL of a base, of released weights, or of a student of ours; or one file of released weights.
+        source: folder or URL of a base, of released weights, or of a student of ours; or one file of released weights,
+            or of a teacher as its authors published it.
         output: folder to make; it comes to be whole or not at all.
-        settings: `FIELD=VALUE` of `StudentConfig`, for what the source leaves open.
+        settings: `FIELD=VALUE` of `StudentConfig`, or of a teacher's `Sam2Details`, for what the source leaves open.
         form: `student`: a checkpoint of ours. `released`: `model.safetensors` by the released names, and the tokenizer.
         tokenizer: folder with the `tokenizer.json` to use, where the source has none beside it.
         seed: of what is drawn freshly.
@@ -88,7 +90,13 @@ def convert(
         DataError: a source that can't be used.
         InfrastructureError: the output can't be written.
     """
-    target = _target(output)
+    target = target_folder(output)
+    if looks_official(Path(source)):
+        if form != "student" or tokenizer is not None or seed:
+            raise UsageError(
+                f"{source}: a teacher's checkpoint takes none of --to, --tokenizer and --seed; leave them out"
+            )
+        return _convert_teacher(Path(source), output, target, settings, display)
     fields = _parse_settings(settings)
     progress = display.stage("convert")
     progress.update(0, 2, unit="steps", now=f"reading {source}")
@@ -104,14 +112,14 @@ def convert(
     return _summary(found, output, form, sum(len(content) for content in files.values()))
 
 
-def _target(output: Path) -> Path:
-    """The folder to make."""
-    if ":/" in str(output):
-        raise UsageError(f"{output}: expected a local folder; write one and copy it to the store")
-    target = output.expanduser().absolute()
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise UsageError(f"{output}: expected a new or empty folder, found content; name another one, or remove it")
-    return target
+def _convert_teacher(path: Path, output: Path, target: Path, settings: Sequence[str], display: Display) -> str:
+    details = teacher_details(settings)
+    display.stage("convert").update(0, 1, unit="steps", now=f"reading {path}")
+    converted, files = teacher_files(path, details)
+    display.note("convert", f"read {path}")
+    _write(target, files, display.stage("write"))
+    display.note("write", f"wrote {output}")
+    return teacher_summary(converted, output, sum(len(content) for content in files.values()))
 
 
 def _parse_settings(settings: Sequence[str]) -> dict[str, object]:
@@ -221,21 +229,13 @@ def _released_files(weights: Mapping[str, Tensor], tokenizer: StudentTokenizer) 
 
 
 def _write(target: Path, files: Mapping[str, bytes], progress: Progress) -> None:
-    """Writes a hidden folder beside the target and then renames it."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     total, done = sum(len(content) for content in files.values()), 0
-    try:
-        temporary.mkdir(parents=True)
+    with make_folder(target) as folder:
         for name, content in files.items():
-            with (temporary / name).open("wb") as stream:
+            with (folder / name).open("wb") as stream:
                 for start in range(0, len(content), _CHUNK_BYTES):
                     done += stream.write(memoryview(content)[start : start + _CHUNK_BYTES])
                     progress.update(done // _MEGABYTE, total // _MEGABYTE, unit="MB")
-        temporary.rename(target)
-    except OSError as error:
-        raise InfrastructureError(f"write {target}: {error}; check permissions and free space") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _summary(found: _Found, output: Path, form: Form, size_bytes: int) -> str:

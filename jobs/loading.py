@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from storage.errors import UsageError
+from storage.recipe import NodeError
 
 __all__ = [
     "RECIPES_FOLDER",
@@ -194,14 +195,25 @@ def validate_recipe(model: type[ModelT], tree: Mapping[str, object], recipe: str
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        problems = [_explain(model, dict(item)) for item in error.errors()]
+        problems = list(_problems(model, error))
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UsageError("\n  ".join([f"recipe {recipe}: {count}", *problems])) from error
 
 
-def _explain(model: type[BaseModel], item: Mapping[str, object]) -> str:
+def _problems(model: type[BaseModel], error: ValidationError, where: tuple[str | int, ...] = ()) -> Iterator[str]:
+    """One line per wrong field, also of nodes whose class was looked up; `where` leads to the model."""
+    for item in error.errors():
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, NodeError):
+            place = (*where, *_without_tags(model, item["loc"]))
+            yield from _problems(cause.model, cause.error, place)
+        else:
+            yield _explain(model, dict(item), where)
+
+
+def _explain(model: type[BaseModel], item: Mapping[str, object], where: tuple[str | int, ...]) -> str:
     location = cast("tuple[str | int, ...]", item["loc"])
-    name = ".".join(str(step) for step in _without_tags(model, location)) or "(the recipe)"
+    name = ".".join(str(step) for step in (*where, *_without_tags(model, location))) or "(the recipe)"
     found = re.sub(r"\s+", " ", repr(item["input"]))
     found = found if len(found) <= 80 else found[:77] + "..."
     message = str(item["msg"])

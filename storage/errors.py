@@ -18,6 +18,7 @@ Every message names what was expected, what was found, the record and the remedy
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 __all__ = [
@@ -52,7 +53,10 @@ class UnknownKind(UsageError):
     """A `kind` that the registry doesn't know."""
 
     def __init__(self, what: str, kind: str, known: Iterable[str]) -> None:
-        super().__init__(f"unknown {what} {kind!r}; known: {', '.join(sorted(known))}")
+        names = sorted(known)
+        close = difflib.get_close_matches(kind, names, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        super().__init__(f"unknown {what} {kind!r}; known: {', '.join(names)}{hint}")
 
 
 class DataError(SailloftError, ValueError):

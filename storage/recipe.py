@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-__all__ = ["RecipeModel"]
+__all__ = ["NodeError", "RecipeModel"]
 
 
 class RecipeModel(BaseModel):
@@ -24,6 +24,22 @@ class RecipeModel(BaseModel):
             for name, field in type(self).model_fields.items()
             if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("hashed") is False)
         }
+
+
+class NodeError(ValueError):
+    """Wrong fields of a node whose class was looked up when the recipe was read.
+
+    Raised by a validator, it lets the message name each field by its place in the whole recipe.
+
+    Args:
+        model: the node's class.
+        error: what pydantic says of its fields.
+    """
+
+    def __init__(self, model: type[BaseModel], error: ValidationError) -> None:
+        super().__init__(str(error))
+        self.model = model
+        self.error = error
 
 
 def _plain(value: object) -> object:

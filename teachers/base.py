@@ -8,23 +8,28 @@ elsewhere, from a checkpoint under another path or on another device, are found 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from PIL import Image
+from pydantic import Field
 from torch import Tensor, nn
 
 from storage.errors import DataError
 from storage.keys import Json, content_key
+from storage.recipe import RecipeModel
 
 __all__ = [
+    "BaseTeacherConfig",
     "DType",
     "Geometry",
     "ModuleTeacher",
+    "StudentSource",
     "Teacher",
     "build_seeded",
     "require_loaded",
@@ -37,6 +42,11 @@ VERSION = 1
 
 DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
 """Arithmetic of the forward pass; features come out as float32 whatever it is."""
+
+StudentSource: TypeAlias = Literal["mask_features", "patches"]
+"""What of the student a teacher's features are compared with."""
+
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -78,6 +88,48 @@ class Teacher(Geometry, Protocol):
         ...
 
 
+class BaseTeacherConfig(RecipeModel, ABC, frozen=True):  # pyright: ignore[reportGeneralTypeIssues] (so is its base)
+    """The base of every teacher's configuration: those of this package and those of others (docs/teachers.md).
+
+    A subclass narrows `kind` to its own name, as a `Literal` with a default, and says how images go in and how the
+    teacher is built. An instance is a `Geometry`: plans need no weights.
+    """
+
+    student_source: ClassVar[StudentSource]
+    """What of the student these features are compared with: mask features at a fine stride, or patches."""
+    kind: str
+    """Names this teacher among the others."""
+    checkpoint: str | None = None
+    """Where the weights come from; null: a small random network."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of the forward pass. `auto`: bfloat16 on CUDA, float32 elsewhere; a recipe resolves it by
+    `features.num_gpus_per_actor`, so that fingerprints name the real one."""
+    compile: Literal["auto", False, True] = Field(default=False, json_schema_extra={"hashed": False})
+    """Compile the network with torch.compile. `auto`: on CUDA. The last bits of the features may differ from those
+    of the same network uncompiled; the fingerprint doesn't tell the two apart, the log does."""
+
+    @abstractmethod
+    def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """(height, width) in pixels that `preprocess` gives an image of that size."""
+
+    @abstractmethod
+    def output_grid(self, height_px: int, width_px: int) -> tuple[int, int]:
+        """(rows, columns) of the feature map, from the size of the image alone."""
+
+    @abstractmethod
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """An RGB image as the float32 tensor [3, height, width] that the network wants."""
+
+    @abstractmethod
+    def build(self, device: str = "cpu") -> Teacher:
+        """Loads or draws the weights and puts the teacher on the device.
+
+        Raises:
+            DataError: the checkpoint lacks weights of the feature network.
+            OSError: no checkpoint under that path or name.
+        """
+
+
 class ModuleTeacher(ABC):
     """A teacher around one torch module; a subclass says which of the module's outputs is the feature.
 
@@ -88,6 +140,7 @@ class ModuleTeacher(ABC):
         identity: kind, preprocessing and layer: what decides the features besides weights and dtype.
         dtype: arithmetic of the forward pass.
         device: torch device, such as `cpu` or `cuda:0`.
+        compiled: run the module through torch.compile.
     """
 
     def __init__(
@@ -99,6 +152,7 @@ class ModuleTeacher(ABC):
         identity: Mapping[str, Json],
         dtype: DType,
         device: str,
+        compiled: bool = False,
     ) -> None:
         self._fingerprint = teacher_fingerprint(identity, weights_key(module), dtype)
         self._num_channels = num_channels
@@ -106,6 +160,9 @@ class ModuleTeacher(ABC):
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._module = module.eval().requires_grad_(False).to(device=self._device, dtype=self._dtype)
+        if compiled:
+            logger.info("%s: compiled; the last bits may differ from the uncompiled network", self._fingerprint[:12])
+            self._module = cast("nn.Module", torch.compile(self._module))
 
     @property
     def fingerprint(self) -> str:
@@ -193,5 +250,5 @@ def require_loaded(checkpoint: str, missing: set[str], prefixes: tuple[str, ...]
     if needed:
         raise DataError(
             f"checkpoint {checkpoint}: {len(needed)} weights of the feature network are missing, first {needed[0]}; "
-            f"give a checkpoint of the same architecture in transformers' format"
+            "give a checkpoint of the same architecture in transformers' format, or the official file"
         )

@@ -9,19 +9,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
-import torch
 from jaxtyping import Float
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from storage.recipe import RecipeModel
-from teachers.base import DType, ModuleTeacher, build_seeded, require_loaded
-from teachers.packaged import resolve_checkpoint
-from teachers.resize import lookup_normalised, require_rgb, round_up, short_side_size
+from storage.keys import Json
+from teachers.base import BaseTeacherConfig, ModuleTeacher, StudentSource, build_seeded
+from teachers.checkpoints import load_pretrained
+from teachers.device import real_dtype, wants_compilation
+from teachers.mask2former_sizes import MASK2FORMER_SIZES, Mask2FormerSize, Mask2FormerSizes
+from teachers.resize import (
+    lookup_normalised,
+    nearest_short_side_size,
+    pad_to,
+    require_rgb,
+    round_up,
+    short_side_size,
+    subtract_and_divide,
+)
 
 if TYPE_CHECKING:
     from transformers import Mask2FormerConfig
+    from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentation
 
 __all__ = ["Mask2FormerSizes", "Mask2FormerTeacher", "Mask2FormerTeacherConfig", "network_config"]
 
@@ -29,52 +39,48 @@ _STRIDE = 4
 _LAYER = "pixel_decoder.mask_features"
 
 
-class Mask2FormerSizes(RecipeModel):
-    """Sizes of a small Mask2Former with a Swin backbone and random weights."""
+class Mask2FormerTeacherConfig(BaseTeacherConfig, frozen=True):
+    """A Mask2Former teacher, from a checkpoint, or random of a published or a small size."""
 
-    embed_dim: int = Field(default=24, ge=8, multiple_of=8)
-    """Channels of the first Swin stage; doubled from stage to stage."""
-    depths: tuple[int, int, int, int] = (1, 1, 1, 1)
-    """Blocks of the four Swin stages."""
-    window_size: int = Field(default=4, ge=1)
-    """Side of an attention window in tokens of the stage."""
-    num_channels: int = Field(default=32, ge=32, multiple_of=32)
-    """Channels of the pixel decoder and of the features; a multiple of its 32 norm groups."""
-    num_encoder_layers: int = Field(default=1, ge=1)
-    """Deformable-attention layers of the pixel decoder."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the random weights."""
-
-
-class Mask2FormerTeacherConfig(RecipeModel):
-    """A Mask2Former teacher, from a checkpoint or small and random."""
-
-    student_source: ClassVar[Literal["mask_features", "patches"]] = "mask_features"
+    student_source: ClassVar[StudentSource] = "mask_features"
     """Compared with the student's mask features, which are at a like stride."""
     kind: Literal["mask2former"] = "mask2former"
     """Names this teacher among the others."""
     checkpoint: str | None = None
-    """Folder, hub or packaged name in transformers' format, such as `facebook/mask2former-swin-large-coco-panoptic`.
+    """Folder, hub or packaged name in transformers' format, such as `facebook/mask2former-swin-large-coco-panoptic`,
+    or an official `.pkl` of detectron2 with a Swin backbone.
 
-    None: a random network of the sizes in `tiny`.
+    None: a random network of `size` or `tiny`.
     """
+    size: Mask2FormerSize | None = None
+    """Published size of a random network; null: the sizes in `tiny`."""
     tiny: Mask2FormerSizes = Mask2FormerSizes()
-    """Sizes of the random network that is used without a checkpoint."""
+    """Sizes of the random network that is used without a checkpoint; of a published `size` the seed alone counts."""
+    resize: Literal["stretch", "pad"] = "stretch"
+    """How both sides come to be multiples of `multiple_px`. `stretch`: transformers' rule, which released Pixel-SAIL
+    weights were distilled with; features cover the image exactly. `pad`: detectron2's rule, zeros on the right and
+    below; the last rows and columns of features are of padding, so that their grid isn't quite the image's."""
     short_side_px: int = Field(default=800, gt=32)
-    """Short side of the resized image in px, before stretching to multiples of `multiple_px`.
+    """Short side of the resized image in px, before stretching or padding to multiples of `multiple_px`.
 
     A single image of 32 x 32 px would be one cell at stride 32, which torch's group norm refuses.
     """
     long_side_px: int = Field(default=1333, gt=32)
-    """Upper limit of the long side in px, before stretching."""
+    """Upper limit of the long side in px, before stretching or padding."""
     multiple_px: int = Field(default=32, ge=32, multiple_of=32)
-    """Both sides are stretched up to a multiple of this many px."""
-    dtype: DType = "float32"
-    """Arithmetic of the forward pass."""
+    """Both sides are stretched or padded up to a multiple of this many px."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Mask2FormerTeacherConfig:
+        if self.checkpoint is not None and self.size is not None:
+            raise ValueError(
+                f"size: {self.size} is for a random network, got checkpoint {self.checkpoint!r} too; leave one out"
+            )
+        return self
 
     def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
         """Aspect-preserving size, each side then rounded up to a multiple."""
-        height, width = short_side_size(height_px, width_px, self.short_side_px, self.long_side_px)
+        height, width = self._resized(height_px, width_px)
         return round_up(height, self.multiple_px), round_up(width, self.multiple_px)
 
     def output_grid(self, height_px: int, width_px: int) -> tuple[int, int]:
@@ -83,10 +89,17 @@ class Mask2FormerTeacherConfig(RecipeModel):
         return height // _STRIDE, width // _STRIDE
 
     def preprocess(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
-        """Stretches with PIL's bilinear filter, then normalises; equals transformers' PIL processor bit for bit."""
+        """Resizes with PIL's bilinear filter and normalises.
+
+        `stretch` equals transformers' PIL processor, `pad` detectron2's test-time transform, bit for bit.
+        """
         require_rgb(image)
         height, width = self.input_size(image.height, image.width)
-        return lookup_normalised(image.resize((width, height), Image.Resampling.BILINEAR))
+        if self.resize == "stretch":
+            return lookup_normalised(image.resize((width, height), Image.Resampling.BILINEAR))
+        inner_height, inner_width = self._resized(image.height, image.width)
+        resized = image.resize((inner_width, inner_height), Image.Resampling.BILINEAR)
+        return pad_to(subtract_and_divide(resized), height, width)
 
     def build(self, device: str = "cpu") -> Mask2FormerTeacher:
         """Loads or draws the weights and puts the teacher on the device.
@@ -95,31 +108,43 @@ class Mask2FormerTeacherConfig(RecipeModel):
             DataError: the checkpoint lacks weights of the feature network.
             OSError: no checkpoint under that path or name.
         """
-        network, num_channels = _random_network(self.tiny) if self.checkpoint is None else _load(self.checkpoint)
+        network, num_channels = _random_network(self) if self.checkpoint is None else _load(self.checkpoint)
         return Mask2FormerTeacher(network, num_channels, self, device)
+
+    def identity(self) -> dict[str, Json]:
+        """What decides the features besides weights and dtype."""
+        rules = {
+            "stretch": "short side, stretch to multiple, PIL bilinear, ImageNet",
+            "pad": "short side rounded to nearest, PIL bilinear, ImageNet, pad to multiple",
+        }
+        return {
+            "kind": self.kind,
+            "layer": _LAYER,
+            "preprocessing": {
+                "rule": rules[self.resize],
+                "short_side_px": self.short_side_px,
+                "long_side_px": self.long_side_px,
+                "multiple_px": self.multiple_px,
+            },
+        }
+
+    def _resized(self, height_px: int, width_px: int) -> tuple[int, int]:
+        rule = short_side_size if self.resize == "stretch" else nearest_short_side_size
+        return rule(height_px, width_px, self.short_side_px, self.long_side_px)
 
 
 class Mask2FormerTeacher(ModuleTeacher):
-    """See `Mask2FormerTeacherConfig`; features lie on the stretched image at stride 4."""
+    """See `Mask2FormerTeacherConfig`; features lie on the network's input at stride 4."""
 
     def __init__(self, network: nn.Module, num_channels: int, config: Mask2FormerTeacherConfig, device: str) -> None:
-        identity = {
-            "kind": config.kind,
-            "layer": _LAYER,
-            "preprocessing": {
-                "rule": "short side, stretch to multiple, PIL bilinear, ImageNet",
-                "short_side_px": config.short_side_px,
-                "long_side_px": config.long_side_px,
-                "multiple_px": config.multiple_px,
-            },
-        }
         super().__init__(
             network,
             num_channels=num_channels,
             geometry=config,
-            identity=identity,
-            dtype=config.dtype,
+            identity=config.identity(),
+            dtype=real_dtype(config, device),
             device=device,
+            compiled=wants_compilation(config, device),
         )
 
     def _features(self, batch: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels rows columns"]:
@@ -128,45 +153,18 @@ class Mask2FormerTeacher(ModuleTeacher):
 
 def network_config(sizes: Mask2FormerSizes) -> Mask2FormerConfig:
     """Transformers' configuration of a small Mask2Former; of the transformer decoder as little as the class allows."""
-    # transformers takes seconds to import; recipes that only name a teacher don't pay for it.
-    from transformers import Mask2FormerConfig, SwinConfig
-
-    backbone = SwinConfig(
-        embed_dim=sizes.embed_dim,
-        depths=list(sizes.depths),
-        num_heads=[1, 2, 4, 8],
-        window_size=sizes.window_size,
-        drop_path_rate=0.0,
-        out_features=["stage1", "stage2", "stage3", "stage4"],  # pyright: ignore[reportCallIssue] (taken through kwargs)
-    )
-    return Mask2FormerConfig(
-        backbone_config=backbone,
-        feature_size=sizes.num_channels,
-        mask_feature_size=sizes.num_channels,
-        hidden_dim=sizes.num_channels,
-        encoder_feedforward_dim=2 * sizes.num_channels,
-        encoder_layers=sizes.num_encoder_layers,
-        num_attention_heads=4,
-        decoder_layers=2,
-        dim_feedforward=32,
-        num_queries=1,
-    )
+    return sizes.architecture().network_config()
 
 
-def _random_network(sizes: Mask2FormerSizes) -> tuple[nn.Module, int]:
+def _random_network(config: Mask2FormerTeacherConfig) -> tuple[nn.Module, int]:
     from transformers.models.mask2former.modeling_mask2former import Mask2FormerModel
 
-    config = network_config(sizes)
-    network = build_seeded(lambda: Mask2FormerModel(config).pixel_level_module, sizes.seed)
-    return network, sizes.num_channels
+    architecture = config.tiny.architecture() if config.size is None else MASK2FORMER_SIZES[config.size]
+    whole = architecture.network_config()
+    network = build_seeded(lambda: Mask2FormerModel(whole).pixel_level_module, config.tiny.seed)
+    return network, architecture.num_mask_channels
 
 
 def _load(checkpoint: str) -> tuple[nn.Module, int]:
-    from transformers.models.mask2former.modeling_mask2former import Mask2FormerForUniversalSegmentation
-
-    loaded = Mask2FormerForUniversalSegmentation.from_pretrained(
-        resolve_checkpoint(checkpoint), dtype=torch.float32, output_loading_info=True
-    )
-    model, info = cast("tuple[Mask2FormerForUniversalSegmentation, dict[str, set[str]]]", loaded)
-    require_loaded(checkpoint, set(info["missing_keys"]), ("model.pixel_level_module.",))
+    model = cast("Mask2FormerForUniversalSegmentation", load_pretrained("mask2former", checkpoint))
     return model.model.pixel_level_module, model.config.mask_feature_size

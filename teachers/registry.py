@@ -1,29 +1,35 @@
-"""The teachers that recipes can name; a new one is a module plus a line here and in the contract tests."""
+"""The teachers that recipes can name; a new one is a module plus a line here and in the contract tests.
+
+Teachers of other distributions join through entry points (`teachers/plugins.py`), without a line here.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, cast
 
-from pydantic import Field
+from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 
-from storage.errors import UnknownKind
+from storage.errors import UnknownKind, UsageError
+from storage.recipe import NodeError
+from teachers.base import BaseTeacherConfig
 from teachers.mask2former import Mask2FormerTeacherConfig
+from teachers.plugins import distribution_name, load_plugin, plugins
 from teachers.sam2 import Sam2TeacherConfig
 
-__all__ = ["TEACHERS", "TeacherCard", "TeacherConfig", "parse_teacher", "teacher_card"]
+__all__ = ["TEACHERS", "TeacherCard", "TeacherConfig", "known_kinds", "parse_teacher", "teacher_card", "teacher_class"]
 
-TeacherConfig: TypeAlias = Annotated[Mask2FormerTeacherConfig | Sam2TeacherConfig, Field(discriminator="kind")]
-"""Any teacher, told apart by `kind`."""
+logger = logging.getLogger(__name__)
 
-TEACHERS: dict[str, type[Mask2FormerTeacherConfig] | type[Sam2TeacherConfig]] = {
+TEACHERS: dict[str, type[BaseTeacherConfig]] = {
     "mask2former": Mask2FormerTeacherConfig,
     "sam2": Sam2TeacherConfig,
 }
-"""Configuration class by `kind`."""
+"""Configuration class of the built-in teachers by `kind`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,33 +40,81 @@ class TeacherCard:
     num_channels: int
 
 
-def teacher_card(config: Mask2FormerTeacherConfig | Sam2TeacherConfig) -> TeacherCard:
-    """Reads the weights, once per process and on the CPU, and says what they are.
+def known_kinds() -> list[str]:
+    """Kinds of all teachers, built in or installed."""
+    return sorted({*TEACHERS, *plugins()})
+
+
+def teacher_class(kind: str) -> type[BaseTeacherConfig]:
+    """The configuration class of a kind. A built-in teacher is never replaced by a plugin of its name.
 
     Raises:
-        DataError: the checkpoint lacks weights of the feature network.
-        OSError: no checkpoint under that path or name.
+        UnknownKind: no teacher of that kind.
+        UsageError: it comes from a distribution that is broken, or from several.
     """
-    return _card_of(config.model_dump_json())
+    found = plugins().get(kind, [])
+    if kind in TEACHERS:
+        for point in found:
+            _note_shadowed(kind, distribution_name(point))
+        return TEACHERS[kind]
+    if not found:
+        raise UnknownKind("teacher", kind, known_kinds())
+    return load_plugin(found)
 
 
-@lru_cache(maxsize=16)
-def _card_of(config: str) -> TeacherCard:
-    teacher = parse_teacher(json.loads(config)).build("cpu")
-    return TeacherCard(teacher.fingerprint, teacher.num_channels)
+@lru_cache  # once per process
+def _note_shadowed(kind: str, distribution: str) -> None:
+    logger.warning("teacher %s of %s isn't used: the built-in one goes first", kind, distribution)
 
 
-def parse_teacher(fields: Mapping[str, object]) -> Mask2FormerTeacherConfig | Sam2TeacherConfig:
+def parse_teacher(fields: Mapping[str, object]) -> BaseTeacherConfig:
     """A teacher's configuration from plain data such as a recipe or a manifest.
 
     Raises:
         UnknownKind: no teacher of that `kind`, or no `kind`.
+        UsageError: the teacher comes from a distribution that is broken.
         pydantic.ValidationError: a field that the teacher doesn't know or can't use.
 
     >>> parse_teacher({"kind": "sam2", "image_size_px": 256}).image_size_px
     256
     """
     kind = fields.get("kind")
-    if not isinstance(kind, str) or kind not in TEACHERS:
-        raise UnknownKind("teacher", str(kind), TEACHERS)
-    return TEACHERS[kind].model_validate(fields)
+    if not isinstance(kind, str):
+        raise UnknownKind("teacher", str(kind), known_kinds())
+    return teacher_class(kind).model_validate(fields)
+
+
+def _from_fields(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    fields = cast("Mapping[str, object]", value)
+    try:
+        return parse_teacher(fields)
+    except ValidationError as error:
+        raise NodeError(teacher_class(str(fields["kind"])), error) from error
+
+
+TeacherConfig: TypeAlias = Annotated[SerializeAsAny[BaseTeacherConfig], BeforeValidator(_from_fields)]
+"""Any teacher, told apart by `kind` when a recipe is read, plugins included."""
+
+
+def teacher_card(config: BaseTeacherConfig) -> TeacherCard:
+    """Reads the weights, once per process and on the CPU, and says what they are.
+
+    Raises:
+        UsageError: its dtype is `auto`, which only a device decides (`teachers.device.on_device`).
+        DataError: the checkpoint lacks weights of the feature network.
+        OSError: no checkpoint under that path or name.
+    """
+    if config.dtype == "auto":
+        raise UsageError(
+            f"teacher {config.kind}: its fingerprint names the real dtype, got auto; "
+            "resolve it for the device first (teachers.device.on_device), or set dtype"
+        )
+    return _card_of(config.model_dump_json(exclude={"compile"}))
+
+
+@lru_cache(maxsize=16)
+def _card_of(config: str) -> TeacherCard:
+    teacher = parse_teacher(json.loads(config)).build("cpu")
+    return TeacherCard(teacher.fingerprint, teacher.num_channels)

@@ -20,10 +20,13 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "lookup_normalised",
+    "nearest_short_side_size",
+    "pad_to",
     "require_rgb",
     "resize_antialiased",
     "round_up",
     "short_side_size",
+    "subtract_and_divide",
 ]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -63,9 +66,8 @@ def short_side_size(height_px: int, width_px: int, short_px: int, long_px: int) 
     >>> short_side_size(480, 640, 800, 1333)
     (800, 1066)
     """
+    _require_pixels(height_px, width_px)
     short, long = min(height_px, width_px), max(height_px, width_px)
-    if short < 1:
-        raise UsageError(f"image size: expected at least 1 x 1 px, got {height_px} x {width_px}")
     target: int = short_px
     unrounded: float = short_px
     if long / short * short_px > long_px:
@@ -77,6 +79,41 @@ def short_side_size(height_px: int, width_px: int, short_px: int, long_px: int) 
     other = int(unrounded * height_px / width_px) if width_px < height_px else int(unrounded * width_px / height_px)
     other, target = max(other, 1), max(target, 1)
     return (other, target) if width_px < height_px else (target, other)
+
+
+def nearest_short_side_size(height_px: int, width_px: int, short_px: int, long_px: int) -> tuple[int, int]:
+    """The same by detectron2's rule: sides are scaled in floats, and rounded to the nearest integer at the end.
+
+    Source: facebookresearch/detectron2 `detectron2/data/transforms/augmentation_impl.py` at 02b5c4e,
+    `ResizeShortestEdge.get_output_shape`.
+
+    Args:
+        height_px: height of the image, at least 1.
+        width_px: width of the image, at least 1.
+        short_px: wanted short side.
+        long_px: upper limit of the long side.
+
+    Returns:
+        (height, width) in pixels, at least 1 each.
+
+    Raises:
+        UsageError: an image without pixels.
+
+    >>> nearest_short_side_size(480, 640, 800, 1333)
+    (800, 1067)
+    """
+    _require_pixels(height_px, width_px)
+    scale = float(short_px) / min(height_px, width_px)
+    height, width = (short_px, scale * width_px) if height_px < width_px else (scale * height_px, short_px)
+    if max(height, width) > long_px:
+        scale = long_px * 1.0 / max(height, width)
+        height, width = height * scale, width * scale
+    return max(int(height + 0.5), 1), max(int(width + 0.5), 1)
+
+
+def _require_pixels(height_px: int, width_px: int) -> None:
+    if min(height_px, width_px) < 1:
+        raise UsageError(f"image size: expected at least 1 x 1 px, got {height_px} x {width_px}")
 
 
 def require_rgb(image: Image.Image) -> None:
@@ -104,6 +141,21 @@ def lookup_normalised(image: Image.Image) -> Float[Tensor, "3 height width"]:
     pixels = np.asarray(image, np.uint8)
     planes = [_TABLE[:, channel][pixels[:, :, channel]] for channel in range(3)]
     return torch.from_numpy(np.stack(planes))
+
+
+_MEAN_255 = np.asarray([123.675, 116.280, 103.530], np.float32)
+_STD_255 = np.asarray([58.395, 57.120, 57.375], np.float32)
+
+
+def subtract_and_divide(image: Image.Image) -> Float[Tensor, "3 height width"]:
+    """8-bit RGB to normalised float32 on the 0-255 scale, bit for bit as detectron2's models do it."""
+    pixels = (np.asarray(image, np.uint8).astype(np.float32) - _MEAN_255) / _STD_255
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def pad_to(pixels: Float[Tensor, "3 height width"], height_px: int, width_px: int) -> Tensor:
+    """Zeros on the right and below, after normalisation, as detectron2's `ImageList` pads."""
+    return torch.nn.functional.pad(pixels, (0, width_px - pixels.shape[-1], 0, height_px - pixels.shape[-2]))
 
 
 def resize_antialiased(image: Image.Image, height_px: int, width_px: int) -> Float[Tensor, "3 height width"]:

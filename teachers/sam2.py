@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, ClassVar, Literal, cast
 import torch
 from jaxtyping import Float
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from storage.recipe import RecipeModel
-from teachers.base import DType, ModuleTeacher, build_seeded, require_loaded
-from teachers.packaged import resolve_checkpoint
+from storage.keys import Json
+from teachers.base import BaseTeacherConfig, ModuleTeacher, StudentSource, build_seeded
+from teachers.checkpoints import load_pretrained
+from teachers.device import real_dtype, wants_compilation
 from teachers.resize import require_rgb, resize_antialiased
+from teachers.sam2_sizes import SAM2_SIZES, Sam2Architecture, Sam2Details, Sam2Size, Sam2Sizes
 
 if TYPE_CHECKING:
-    from transformers import Sam2VisionConfig
+    from transformers import Sam2Model, Sam2VisionConfig
 
 __all__ = ["Sam2Sizes", "Sam2Teacher", "Sam2TeacherConfig", "vision_config"]
 
@@ -29,37 +31,35 @@ _STRIDE = 16
 _LAYER = "image_embed"
 
 
-class Sam2Sizes(RecipeModel):
-    """Sizes of a small SAM 2 image encoder with random weights."""
+class Sam2TeacherConfig(BaseTeacherConfig, frozen=True):
+    """A SAM 2 teacher, from a checkpoint, or random of a published or a small size."""
 
-    embed_dim: int = Field(default=16, ge=8, multiple_of=8)
-    """Channels of the first Hiera stage; doubled from stage to stage."""
-    blocks: tuple[int, int, int, int] = (1, 1, 2, 1)
-    """Blocks of the four Hiera stages; the last of the third stage attends globally, so that has two or more."""
-    num_channels: int = Field(default=32, ge=8, multiple_of=4)
-    """Channels of the feature pyramid and of the features."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the random weights."""
-
-
-class Sam2TeacherConfig(RecipeModel):
-    """A SAM 2 teacher, from a checkpoint or small and random."""
-
-    student_source: ClassVar[Literal["mask_features", "patches"]] = "patches"
+    student_source: ClassVar[StudentSource] = "patches"
     """Compared with the student's patches, which are at a like stride."""
     kind: Literal["sam2"] = "sam2"
     """Names this teacher among the others."""
     checkpoint: str | None = None
-    """Folder, hub or packaged name in transformers' format, such as `facebook/sam2.1-hiera-large`.
+    """Folder, hub or packaged name in transformers' format, such as `facebook/sam2.1-hiera-large`, or an official
+    `.pt` of SAM 2 or SAM 2.1.
 
-    None: a random network of the sizes in `tiny`.
+    None: a random network of `size` or `tiny`.
     """
+    details: Sam2Details | None = None
+    """What an official file of a size that was never published doesn't tell."""
+    size: Sam2Size | None = None
+    """Published size of a random network; null: the sizes in `tiny`."""
     tiny: Sam2Sizes = Sam2Sizes()
-    """Sizes of the random network that is used without a checkpoint."""
+    """Sizes of the random network that is used without a checkpoint; of a published `size` the seed alone counts."""
     image_size_px: int = Field(default=1024, ge=32, multiple_of=32)
     """Both sides of the stretched image in px."""
-    dtype: DType = "float32"
-    """Arithmetic of the forward pass."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Sam2TeacherConfig:
+        if self.checkpoint is not None and self.size is not None:
+            raise ValueError(
+                f"size: {self.size} is for a random network, got checkpoint {self.checkpoint!r} too; leave one out"
+            )
+        return self
 
     def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
         """The same square for every image."""
@@ -81,85 +81,77 @@ class Sam2TeacherConfig(RecipeModel):
             DataError: the checkpoint lacks weights of the feature network.
             OSError: no checkpoint under that path or name.
         """
-        network = _random_network(self.tiny) if self.checkpoint is None else _load(self.checkpoint)
+        network = _random_network(self) if self.checkpoint is None else _load(self.checkpoint, self.details)
         return Sam2Teacher(network, self, device)
+
+    def identity(self) -> dict[str, Json]:
+        """What decides the features besides weights and dtype."""
+        return {
+            "kind": self.kind,
+            "layer": _LAYER,
+            "preprocessing": {
+                "rule": "stretch to square, antialiased bilinear on floats, ImageNet",
+                "image_size_px": self.image_size_px,
+            },
+        }
 
 
 class Sam2Teacher(ModuleTeacher):
     """See `Sam2TeacherConfig`; every image has the same square grid."""
 
-    def __init__(self, network: _ImageEmbedding, config: Sam2TeacherConfig, device: str) -> None:
-        identity = {
-            "kind": config.kind,
-            "layer": _LAYER,
-            "preprocessing": {
-                "rule": "stretch to square, antialiased bilinear on floats, ImageNet",
-                "image_size_px": config.image_size_px,
-            },
-        }
-        num_channels = network.no_memory_embedding.numel()
+    def __init__(self, network: ImageEmbedding, config: Sam2TeacherConfig, device: str) -> None:
+        # Heads and windows don't show in the weights: hashed where they aren't as usual for their shapes.
+        unusual = cast("dict[str, Json]", network.architecture.unusual())
         super().__init__(
             network,
-            num_channels=num_channels,
+            num_channels=network.no_memory_embedding.numel(),
             geometry=config,
-            identity=identity,
-            dtype=config.dtype,
+            identity=config.identity() | ({"architecture": unusual} if unusual else {}),
+            dtype=real_dtype(config, device),
             device=device,
+            compiled=wants_compilation(config, device),
         )
 
     def _features(self, batch: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels rows columns"]:
         return self._module(batch)
 
 
-class _ImageEmbedding(nn.Module):
+class ImageEmbedding(nn.Module):
     """The part of SAM 2 that the image embedding needs; equals `Sam2Model.get_image_embeddings(...)[-1]`."""
 
-    def __init__(self, vision_encoder: nn.Module, no_memory_embedding: Tensor) -> None:
+    def __init__(self, vision_encoder: nn.Module, no_memory_embedding: Tensor, architecture: Sam2Architecture) -> None:
         super().__init__()
         self.vision_encoder = vision_encoder
         self.no_memory_embedding = nn.Parameter(no_memory_embedding.detach().reshape(-1))
+        self.architecture = architecture
 
     def forward(self, batch: Tensor) -> Tensor:
+        """Features [batch, channels, rows, columns] of inputs [batch, 3, height, width]."""
         coarsest = self.vision_encoder(batch).fpn_hidden_states[-1]
         return coarsest + self.no_memory_embedding.view(1, -1, 1, 1)
 
 
 def vision_config(sizes: Sam2Sizes) -> Sam2VisionConfig:
     """Transformers' configuration of a small SAM 2 image encoder."""
+    return sizes.architecture().vision_config()
+
+
+def _random_network(config: Sam2TeacherConfig) -> ImageEmbedding:
     # transformers takes seconds to import; recipes that only name a teacher don't pay for it.
-    from transformers import Sam2HieraDetConfig, Sam2VisionConfig
-
-    channels = [sizes.embed_dim * factor for factor in (1, 2, 4, 8)]
-    backbone = Sam2HieraDetConfig(
-        hidden_size=sizes.embed_dim,
-        blocks_per_stage=list(sizes.blocks),
-        embed_dim_per_stage=channels,
-        num_attention_heads_per_stage=[1, 2, 4, 8],
-        window_size_per_stage=[8, 4, 8, 4],
-        global_attention_blocks=[sum(sizes.blocks[:3]) - 1],
-    )
-    return Sam2VisionConfig(
-        backbone_config=backbone, backbone_channel_list=channels[::-1], fpn_hidden_size=sizes.num_channels
-    )
-
-
-def _random_network(sizes: Sam2Sizes) -> _ImageEmbedding:
     from transformers.models.sam2.modeling_sam2 import Sam2VisionModel
 
-    config = vision_config(sizes)
+    architecture = config.tiny.architecture() if config.size is None else SAM2_SIZES[config.size]
+    vision = architecture.vision_config()
 
-    def build() -> _ImageEmbedding:
-        return _ImageEmbedding(Sam2VisionModel(config), 0.1 * torch.randn(sizes.num_channels))
+    def build() -> ImageEmbedding:
+        return ImageEmbedding(Sam2VisionModel(vision), 0.1 * torch.randn(architecture.num_channels), architecture)
 
-    network = build_seeded(build, sizes.seed)
-    assert isinstance(network, _ImageEmbedding)
+    network = build_seeded(build, config.tiny.seed)
+    assert isinstance(network, ImageEmbedding)
     return network
 
 
-def _load(checkpoint: str) -> _ImageEmbedding:
-    from transformers.models.sam2.modeling_sam2 import Sam2Model
-
-    loaded = Sam2Model.from_pretrained(resolve_checkpoint(checkpoint), dtype=torch.float32, output_loading_info=True)
-    model, info = cast("tuple[Sam2Model, dict[str, set[str]]]", loaded)
-    require_loaded(checkpoint, set(info["missing_keys"]), ("vision_encoder.", "no_memory_embedding"))
-    return _ImageEmbedding(model.vision_encoder, model.no_memory_embedding)
+def _load(checkpoint: str, details: Sam2Details | None) -> ImageEmbedding:
+    model = cast("Sam2Model", load_pretrained("sam2", checkpoint, details))
+    architecture = Sam2Architecture.of(model.config.vision_config)
+    return ImageEmbedding(model.vision_encoder, model.no_memory_embedding, architecture)
