@@ -47,7 +47,7 @@ def calibrate(
     published = read_manifest(output)
     if published is not None:
         return published
-    chosen = sample_images(wanted_images(corpus, features).image_ids, features.calibration_images)
+    chosen = sample_images(wanted_images(corpus, features).image_ids.to_pylist(), features.calibration_images)
     shown = progress or NullProgress()
     shown.update(0, len(chosen), unit="images")
     options = {"num_cpus": features.num_cpus_per_actor, "num_gpus": features.num_gpus_per_actor}

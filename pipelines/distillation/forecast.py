@@ -6,7 +6,6 @@ are unknown, and said to be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import cast
 
@@ -15,7 +14,7 @@ from pipelines.distillation.costs import CostsConfig
 from pipelines.distillation.plan import TeachPlan
 from storage.keys import Json
 
-__all__ = ["ImageCounts", "PhaseSeconds", "Price", "TeachForecast", "forecast_teaching"]
+__all__ = ["EXPECTED_BITS_PER_VALUE", "ImageCounts", "PhaseSeconds", "Price", "TeachForecast", "forecast_teaching"]
 
 EXPECTED_BITS_PER_VALUE = {"raw16": 16.0, "int8": 8.0, "klt": 3.9, "klt-20db": 2.2}
 """Stored bits per value: exact for the first two, measured on a k^-1.5 spectrum for the others
@@ -124,6 +123,7 @@ def forecast_teaching(
     costs: CostsConfig,
     measured: PhaseSeconds | None = None,
     num_cpus: float | None = None,
+    bits_per_value: float | None = None,
 ) -> TeachForecast:
     """What it takes to compute what is missing.
 
@@ -136,6 +136,7 @@ def forecast_teaching(
         costs: prices, and seconds where nothing was measured.
         measured: seconds of a probe.
         num_cpus: of the cluster, as far as it is known.
+        bits_per_value: as measured; None: what is expected of the codec.
     """
     num_shards = sum(array.num_shards for array in plan.part.arrays) if plan else 0
     num_arrays = len(plan.part.arrays) if plan else 0
@@ -152,7 +153,8 @@ def forecast_teaching(
     parts = _REQUESTS_PER_PART + int(_LEASE_REQUESTS_PER_S * (wall_s or 0.0)) if plan else 0
     num_puts = num_shards + num_arrays + parts
     num_gets = images.missing + 2 * num_shards + parts
-    size_bytes = _size_bytes(plan, num_channels, features.codec) if plan else 0
+    bits = EXPECTED_BITS_PER_VALUE[features.codec] if bits_per_value is None else bits_per_value
+    size_bytes = _size_bytes(plan, num_channels, bits) if plan else 0
     return TeachForecast(
         teacher=teacher,
         images=images,
@@ -201,9 +203,9 @@ def _wall_s(
     return (seconds.start or 0.0) + num_images * max(at_teacher, at_feed), bound_by
 
 
-def _size_bytes(plan: TeachPlan, num_channels: int, codec: str) -> int:
+def _size_bytes(plan: TeachPlan, num_channels: int, bits_per_value: float) -> int:
     num_values = sum(array.num_rows * array.cells for array in plan.part.arrays) * num_channels
-    return round(num_values * EXPECTED_BITS_PER_VALUE[codec] / 8)
+    return round(num_values * bits_per_value / 8)
 
 
 def _price(
@@ -228,9 +230,3 @@ def _times(price: float | None, amount: float | None) -> float | None:
     if amount == 0:
         return 0.0
     return None if price is None or amount is None else price * amount
-
-
-def sum_prices(prices: Mapping[str, Price]) -> float | None:
-    """Of several teachers; None if one of them is unknown."""
-    totals = [price.total for price in prices.values()]
-    return None if any(total is None for total in totals) else sum(total or 0.0 for total in totals)

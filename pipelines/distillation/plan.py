@@ -11,10 +11,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, cast
+from typing import Literal, Protocol, TypeAlias, cast
 
 from pipelines.distillation.config import FeaturesConfig
-from storage.codecs import Codec
 from storage.feature_plan import ArrayPlan, PartPlan, ShardPlan, plan_rows
 from storage.geometry import student_grid
 from storage.keys import Json, content_key
@@ -23,8 +22,10 @@ from teachers.base import Geometry
 
 __all__ = [
     "Batch",
+    "ExpectedSize",
     "ImageSize",
     "ShardTask",
+    "StoredSize",
     "StudentSource",
     "TeachPlan",
     "coverage_key",
@@ -44,6 +45,22 @@ ImageSize: TypeAlias = tuple[str, int, int]
 
 StudentSource: TypeAlias = Literal["mask_features", "patches"]
 """Which of the student's features is compared with the teacher's."""
+
+
+class StoredSize(Protocol):
+    """What a plan has to know of an encoding; every codec is one."""
+
+    @property
+    def bits_per_value(self) -> float:
+        """As stored, expected or measured."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedSize:
+    """An encoding of which no more is known yet."""
+
+    bits_per_value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +179,7 @@ def plan_teaching(
     geometry: Geometry,
     source: StudentSource,
     num_channels: int,
-    codec: Codec,
+    codec: StoredSize,
     store: str,
 ) -> TeachPlan:
     """Plans one part.

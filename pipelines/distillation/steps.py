@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from pipelines.distillation.plan import ShardTask
 from storage.errors import DataError, InfrastructureError, ObjectNotFound
 from storage.feature_plan import PlannedRow
 from storage.feature_writer import FeatureRow
@@ -23,7 +22,6 @@ from teachers.base import Geometry, Teacher
 
 __all__ = [
     "compute_features",
-    "compute_shard",
     "decode_rgb",
     "feature_rows",
     "image_bytes",
@@ -197,21 +195,3 @@ def feature_rows(
         values = np.ascontiguousarray(resized.numpy(), dtype=np.float32)
         result.append(FeatureRow(row.image_id, row.height, row.width, values))
     return result
-
-
-def compute_shard(
-    teacher: Teacher, task: ShardTask, inputs: Iterable[tuple[Tensor, dict[int, str]]]
-) -> list[FeatureRow]:
-    """All rows of one shard, in its order.
-
-    Args:
-        teacher: the teacher.
-        task: the shard and its batches.
-        inputs: what `prepare_batch` gives for each batch, in the order of `task.batches`.
-    """
-    found: dict[int, FeatureRow] = {}
-    for batch, (tensor, failures) in zip(task.batches, inputs, strict=True):
-        features, failed = compute_features(teacher, tensor, failures)
-        rows = [task.shard.rows[position] for position in batch.positions]
-        found.update(zip(batch.positions, feature_rows(rows, features, failed), strict=True))
-    return [found[position] for position in range(len(task.shard.rows))]

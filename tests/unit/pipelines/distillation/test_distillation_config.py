@@ -33,3 +33,11 @@ def test_pool_sizes_stay_out_of_content_keys() -> None:
     pools = FeaturesConfig(num_actors=9, num_cpus_per_actor=4, num_gpus_per_actor=1, num_batches_ahead=7, max_retries=0)
     assert pools.hashed_fields() == FeaturesConfig().hashed_fields()
     assert FeaturesConfig(batch_size=3).hashed_fields() != FeaturesConfig().hashed_fields()
+
+
+def test_strides_are_whole_px() -> None:
+    assert FeaturesConfig(grid="stride:8").grid_stride_px == 8
+    assert FeaturesConfig().grid_stride_px is None
+    for grid in ("stride:0", "stride:", "stride:-4", "stride:1.5", "coarse"):
+        with pytest.raises(ValidationError, match="grid"):
+            FeaturesConfig(grid=grid)

@@ -143,7 +143,9 @@ def test_statement_of_a_corpus_verifies_and_is_found_again(
 def test_progress_counts_images_and_rejects(taught: tuple[Objects, Manifest, Recorder]) -> None:
     reports = taught[2].reports
     assert reports[0] == (0, 5, {"unit": "images", "rejects": 0})
-    assert reports[-1] == (5, 5, {"unit": "images", "rejects": 1})
+    done, total, facts = reports[-1]
+    assert (done, total, facts["unit"], facts["rejects"]) == (5, 5, "images", 1)
+    assert str(facts["waiting"]).endswith("%")
     assert [done for done, _, _ in reports] == sorted(done for done, _, _ in reports)
 
 

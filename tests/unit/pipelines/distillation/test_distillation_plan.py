@@ -102,6 +102,17 @@ def test_native_grid_is_the_teachers() -> None:
     assert feature_grid(FeaturesConfig(), TEACHER, "mask_features", 100, 200) == TEACHER.output_grid(100, 200)
 
 
+def test_a_stride_counts_px_of_the_teachers_input() -> None:
+    config = FeaturesConfig(grid="stride:24")
+    height_px, width_px = TEACHER.input_size(100, 200)
+    expected = -(-height_px // 24), -(-width_px // 24)
+    assert feature_grid(config, TEACHER, "mask_features", 100, 200) == expected
+    keys = {
+        feature_fingerprint("t", FeaturesConfig(grid=grid), "patches") for grid in ("native", "stride:4", "stride:8")
+    }
+    assert len(keys) == 3
+
+
 def test_students_grids_are_those_of_the_loss() -> None:
     # 100 x 200 px: the student's image is 112 x 208 px, in patches of 16 px.
     assert feature_grid(STUDENT, TEACHER, "patches", 100, 200) == (7, 13)

@@ -10,18 +10,14 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from pipelines.distillation.config import FeaturesConfig
-from pipelines.distillation.plan import plan_teaching
 from pipelines.distillation.steps import (
     compute_features,
-    compute_shard,
     decode_rgb,
     feature_rows,
     image_bytes,
     prepare_batch,
     resize_features,
 )
-from storage.codecs import codec_of
 from storage.errors import DataError, InfrastructureError
 from storage.feature_plan import PlannedRow
 from storage.schema import ImageRecord
@@ -187,6 +183,17 @@ def test_a_teacher_that_fails_on_no_image_alone_blames_none() -> None:
         compute_features(Small(), torch.rand(2, 3, 8, 8) * 0.5, {})
 
 
+def test_a_coarser_grid_by_a_stride_is_antialiased() -> None:
+    stripes = torch.zeros(1, 1, 16, 16)
+    stripes[..., ::4] = 4.0
+    assert resize_features(stripes, (4, 4), antialias=True).std() < 0.3
+    assert resize_features(stripes, (4, 4)).std() == 0
+    assert not resize_features(stripes, (4, 4)).any()  # every sample falls between the stripes
+    (row,) = feature_rows([PlannedRow("a", 4, 4)], stripes, {}, antialias=True)
+    assert row.values is not None
+    np.testing.assert_array_equal(row.values, resize_features(stripes, (4, 4), antialias=True)[0].numpy())
+
+
 def test_resize_is_the_one_of_the_loss() -> None:
     features = torch.rand(1, 2, 5, 7)
     expected = torch.nn.functional.interpolate(features, size=(3, 4), mode="bilinear", align_corners=False)
@@ -201,23 +208,3 @@ def test_rows_carry_features_on_the_planned_grid_or_a_reason() -> None:
     assert rows[0].values.dtype == np.float32
     np.testing.assert_array_equal(rows[0].values, features[0].numpy())
     assert (rows[1].values, rows[1].detail, rows[1].height, rows[1].width) == (None, "torn", 2, 2)
-
-
-def test_a_shard_is_computed_in_its_order_whatever_the_batches() -> None:
-    teacher = StubTeacher()
-    sizes = [(8, 16), (16, 8), (8, 16), (16, 8), (8, 16)]
-    records = [_record(_noise(height, width, seed)) for seed, (height, width) in enumerate(sizes)]
-    by_id = {record.image_id: record for record in records}
-    images = [(record.image_id, record.height, record.width) for record in records]
-    plan = plan_teaching(images, FeaturesConfig(batch_size=2), teacher, "mask_features", 3, codec_of("int8"), "s")
-    (task,) = plan.tasks()
-    inputs = [
-        prepare_batch(teacher, [by_id[task.shard.rows[at].image_id] for at in batch.positions], batch.input_size)
-        for batch in task.batches
-    ]
-    rows = compute_shard(teacher, task, inputs)
-    assert [row.image_id for row in rows] == [row.image_id for row in task.shard.rows]
-    for row in rows:
-        alone = teacher.forward(teacher.preprocess(decode_rgb(by_id[row.image_id].data or b""))[None])[0]
-        assert row.values is not None
-        np.testing.assert_array_equal(row.values, alone.numpy())

@@ -1,0 +1,313 @@
+"""Brings a feature store up to date with a corpus: what it holds is kept, what it lacks is computed, once.
+
+The driver's part, which knows nothing of Ray: whatever runs shards is given.
+
+    missing = wanted - known;   mine = missing - images in others' live leases
+    mine: lease, plan, shards, publication; then look again
+    none is mine but some are missing: wait for who computes them; when they vanish or die, go on
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.distillation.config import FeaturesConfig
+from pipelines.distillation.coverage import publish_coverage
+from pipelines.distillation.forecast import ImageCounts
+from pipelines.distillation.plan import (
+    ShardTask,
+    TeachPlan,
+    coverage_key,
+    coverage_path,
+    feature_fingerprint,
+    plan_teaching,
+    store_key,
+)
+from pipelines.distillation.retries import persistently
+from pipelines.distillation.wanted import WantedImages, wanted_images
+from pipelines.distillation.worker import ShardResult
+from pipelines.progress import Progress
+from storage.corpus import Corpus
+from storage.errors import TooManyRejects, UsageError
+from storage.feature_index import PartDescription, part_objects, read_snapshot
+from storage.feature_plan import ShardPlan
+from storage.feature_writer import WrittenShard, publish_part, read_shard, write_part_metadata, written_shards
+from storage.features import FeatureStore
+from storage.keys import Json
+from storage.leases import Leases, LeaseTimes, uncovered
+from storage.manifest import Manifest, read_manifest
+from storage.objects import Objects
+from storage.stored_features import Codec
+from teachers.registry import TeacherConfig, teacher_card
+
+__all__ = ["Job", "OnPlan", "RunShards", "Teaching", "teaching_of"]
+
+logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+_NUM_READERS = 4
+_BEATS_PER_EXPIRY = 6
+_LOOK_AGAIN_S = 2.0
+
+RunShards = Callable[[Sequence[ShardTask], "Job"], Iterator[ShardResult]]
+"""Computes and writes shards somewhere; results as they come."""
+
+
+class OnPlan(Protocol):
+    """Told what is about to be computed, before any of it is."""
+
+    def __call__(self, images: ImageCounts, plan: TeachPlan) -> None:
+        """Takes the counts of all images and the plan of those that this run computes next."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every process that takes part has to know."""
+
+    corpus_url: str
+    corpus_key: str
+    part: Objects
+    codec: Codec
+    teacher: TeacherConfig
+    features: FeaturesConfig
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """One corpus, one teacher, one store.
+
+    Args:
+        corpus: its images are taught.
+        teacher: whose features.
+        features: splits, grid, encoding, layout and pool sizes, with a batch size.
+        output: prefix of the store.
+        codec: of the store.
+        description: of all parts of the store.
+        address: key of the store.
+        fingerprint: of the teacher.
+        sleep: waits for seconds.
+    """
+
+    corpus: Corpus
+    teacher: TeacherConfig
+    features: FeaturesConfig
+    output: Objects
+    codec: Codec
+    description: PartDescription
+    address: str
+    fingerprint: str
+    sleep: Callable[[float], None] = time.sleep
+
+    def complete(self, run: RunShards, progress: Progress, on_plan: OnPlan | None = None) -> Manifest:
+        """Computes what is missing until nothing is, and states it.
+
+        Raises:
+            UsageError: the store belongs to another teacher, grid or encoding.
+            TooManyRejects: the teacher fails on more images than allowed.
+            InfrastructureError: a shard failed too often, or storage stays out of reach.
+        """
+        wanted = wanted_images(self.corpus, self.features)
+        expires_s = self.features.lease_expires_after_s
+        leases = Leases(self.output, LeaseTimes(expires_s / _BEATS_PER_EXPIRY, expires_s), sleep=self.sleep)
+        while True:
+            store, unknown = self.look(wanted)
+            if not unknown.any():
+                break
+            mine = self._free(wanted, unknown, leases, progress)
+            if mine.any():
+                plan = self.plan(wanted, mine)
+                self._compute(plan, store, leases, run, progress, on_plan, wanted.counts(store, unknown))
+        return self._persistently(
+            "the statement on the corpus",
+            lambda: publish_coverage(
+                self.output,
+                self.corpus.manifest.key,
+                wanted,
+                store,
+                self.teacher,
+                self.features,
+                self.address,
+            ),
+        )
+
+    def published(self) -> Manifest | None:
+        """The statement on the corpus, if it stands already."""
+        key = coverage_key(self.address, self.corpus.manifest.key, self.features)
+        return read_manifest(self.output.child(coverage_path(key)))
+
+    def look(self, wanted: WantedImages) -> tuple[FeatureStore, npt.NDArray[np.bool_]]:
+        """The store as it is now, and which images it doesn't know.
+
+        Raises:
+            UsageError: the store belongs to another teacher, grid or encoding.
+        """
+        store = self._persistently("opening the store", lambda: FeatureStore.open(self.output, absent_ok=True))
+        # Publication checks this too, but then everything would have been computed already.
+        if store.description is not None and store.description.to_json() != self.description.to_json():
+            raise UsageError(
+                f"{self.output.url}: holds {store.description.to_json()}, expected {self.description.to_json()}; "
+                "give each teacher, grid and encoding its own store"
+            )
+        return store, wanted.unknown_to(store)
+
+    def plan(self, wanted: WantedImages, mask: npt.NDArray[np.bool_]) -> TeachPlan:
+        """The part that holds some of the images."""
+        return plan_teaching(
+            wanted.select(mask),
+            self.features,
+            self.teacher,
+            self.teacher.student_source,
+            self.description.num_channels,
+            self.codec,
+            self.address,
+        )
+
+    def _free(
+        self, wanted: WantedImages, unknown: npt.NDArray[np.bool_], leases: Leases, progress: Progress
+    ) -> npt.NDArray[np.bool_]:
+        """Unknown images that nobody else is at; none if something changed while waiting for others."""
+        others = self._persistently("looking at leases", leases.others)
+        if not others:
+            return unknown
+        free = unknown.copy()
+        free[unknown] = uncovered(wanted.ids(unknown), others)
+        if not free.any():
+            holders = sorted({str(lease.holder) for lease in others})
+            num_missing = int(unknown.sum())
+            logger.info("the %d images that are missing are being computed by %s", num_missing, "; ".join(holders))
+            progress.update(len(wanted) - num_missing, len(wanted), unit="images", waiting_for="; ".join(holders))
+            self.sleep(_LOOK_AGAIN_S)
+        return free
+
+    def _compute(
+        self,
+        plan: TeachPlan,
+        store: FeatureStore,
+        leases: Leases,
+        run: RunShards,
+        progress: Progress,
+        on_plan: OnPlan | None,
+        counts: ImageCounts,
+    ) -> None:
+        """Computes one part under a lease and publishes it; does nothing if somebody else comes first."""
+        lease = self._persistently("claiming a lease", lambda: leases.claim(plan.key, plan.image_sizes))
+        if lease is None:
+            self.sleep(_LOOK_AGAIN_S)
+            return
+        with lease:
+            newest = self._persistently("looking at the index", lambda: read_snapshot(self.output))
+            if newest != store.snapshot:
+                return  # published between the look at the store and the claim
+            if on_plan is not None:
+                on_plan(counts, plan)
+            self._compute_part(plan, run, progress)
+
+    def _compute_part(self, plan: TeachPlan, run: RunShards, progress: Progress) -> None:
+        part = part_objects(self.output, plan.key)
+        self._persistently(
+            "metadata of the part", lambda: write_part_metadata(part, plan.part, self.description, self.codec)
+        )
+        written = self._persistently("shards of an earlier run", lambda: self._earlier_shards(part, plan))
+        job = Job(self.corpus.objects.url, self.corpus.manifest.key, part, self.codec, self.teacher, self.features)
+        tally = _Tally(plan.part.num_images, progress)
+        tally.add(written.values())
+        for result in run(list(plan.tasks(written)), job):
+            written[result.written.entry.path] = result.written
+            tally.add([result.written], result.seconds)
+        self._check_rejects(tally.rejected, plan.part.num_images)
+        layout = {name: getattr(self.features, name) for name in ("batch_size", "images_per_shard", "shard_mib")}
+        self._persistently(
+            "publishing the part",
+            lambda: publish_part(
+                self.output,
+                plan.key,
+                plan.part,
+                self.description,
+                self.codec,
+                recipe=layout,
+                inputs={"teacher": self.fingerprint},
+                written=written,
+            ),
+        )
+
+    def _earlier_shards(self, part: Objects, plan: TeachPlan) -> dict[str, WrittenShard]:
+        """Shards that an interrupted run left, each read and verified."""
+        finished = written_shards(part)
+        shards = [shard for shard in plan.part.shards() if shard.key in finished]
+
+        def read(shard: ShardPlan) -> WrittenShard:
+            return read_shard(part, shard.array, shard.index, self.codec)
+
+        with ThreadPoolExecutor(_NUM_READERS) as pool:
+            return {found.entry.path: found for found in pool.map(read, shards)}
+
+    def _check_rejects(self, rejected: Mapping[str, str], num_images: int) -> None:
+        if len(rejected) > self.features.max_reject_share * num_images:
+            image_id, reason = min(rejected.items())
+            raise TooManyRejects(
+                f"teacher {self.teacher.kind}: failed on {len(rejected)} of {num_images} images, allowed are "
+                f"{self.features.max_reject_share:.1%}; the first is {image_id}: {reason}; "
+                "mend the images and curate again, or raise features.max_reject_share"
+            )
+
+    def _persistently(self, what: str, step: Callable[[], _Result]) -> _Result:
+        return persistently(what, step, self.features.max_retries, self.sleep)
+
+
+def teaching_of(
+    corpus: Corpus, teacher: TeacherConfig, features: FeaturesConfig, codec: Codec, output: Objects
+) -> Teaching:
+    """One corpus, one teacher, one store, with the keys that follow from them; see `Teaching`."""
+    card = teacher_card(teacher)
+    fingerprint = feature_fingerprint(card.fingerprint, features, teacher.student_source)
+    # Neither paths nor pool sizes: the same for everybody who computes these features.
+    geometry: dict[str, Json] = {"teacher": teacher.kind, "grid": features.grid}
+    if features.grid == "student" and features.student is not None:
+        geometry |= {
+            "source": teacher.student_source,
+            "student": cast("dict[str, Json]", features.student.hashed_fields()),
+        }
+    return Teaching(
+        corpus,
+        teacher,
+        features,
+        output,
+        codec,
+        PartDescription(fingerprint, codec.encoding, card.num_channels, geometry),
+        store_key(fingerprint, codec.encoding),
+        card.fingerprint,
+    )
+
+
+class _Tally:
+    """What is done of a part, told to whoever watches."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total, self._progress, self._num_done = total, progress, 0
+        self._seconds: dict[str, float] = {}
+        self.rejected: dict[str, str] = {}
+
+    def add(self, shards: Iterable[WrittenShard], seconds: Mapping[str, float] | None = None) -> None:
+        """Counts finished shards, with the seconds of their phases."""
+        for shard in shards:
+            self._num_done += len(shard.rows)
+            self.rejected.update(shard.rejected)
+        for phase, phase_s in (seconds or {}).items():
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + phase_s
+        self._progress.update(self._num_done, self._total, unit="images", rejects=len(self.rejected), **self._shares())
+
+    def _shares(self) -> dict[str, str]:
+        """How the teachers' time goes; what waits for input would be saved by more decoding."""
+        at_teacher = {name: self._seconds.get(name, 0.0) for name in ("wait", "forward")}
+        total = sum(at_teacher.values())
+        return {} if total <= 0 else {"waiting": f"{at_teacher['wait'] / total:.0%}"}

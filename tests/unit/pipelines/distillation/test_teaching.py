@@ -1,0 +1,172 @@
+"""The driver's part, with shards computed in this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from pipelines.distillation import teaching as teaching_module
+from pipelines.distillation.config import FeaturesConfig
+from pipelines.distillation.forecast import ImageCounts
+from pipelines.distillation.plan import Batch, ShardTask, TeachPlan
+from pipelines.distillation.steps import prepare_batch
+from pipelines.distillation.teaching import Job, Teaching, teaching_of
+from pipelines.distillation.worker import Inputs, ShardResult, ShardWorker
+from pipelines.progress import NullProgress
+from storage.codecs import codec_of
+from storage.corpus import Corpus
+from storage.feature_index import read_snapshot
+from storage.features import open_features
+from storage.leases import Leases
+from storage.manifest import Manifest
+from storage.objects import Objects
+from storage.schema import ImageRecord
+from tests.ledger_teacher import LedgerTeacherConfig, computations, ledger_card
+from tests.small_corpora import noise_picture, write_corpus
+
+FEATURES = FeaturesConfig(codec="raw16", batch_size=2, images_per_shard=2, lease_expires_after_s=1e6, max_retries=0)
+
+
+@pytest.fixture(autouse=True)
+def known_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teaching_module, "teacher_card", ledger_card)
+
+
+@pytest.fixture(scope="module")
+def images() -> list[ImageRecord]:
+    return [noise_picture(number, 16, 24 if number % 3 else 16) for number in range(12)]
+
+
+def _corpus(folder: Path, images: Sequence[ImageRecord], key: str) -> Corpus:
+    return write_corpus(Objects.open(folder / f"corpus-{key}"), images, key)
+
+
+def _teaching(folder: Path, corpus: Corpus, sleep: Callable[[float], None] = lambda seconds: None) -> Teaching:
+    teacher = LedgerTeacherConfig(ledger=str(folder / "ledger"))
+    found = teaching_of(corpus, teacher, FEATURES, codec_of("raw16"), Objects.open(folder / "store"))  # type: ignore[arg-type]
+    return Teaching(**{name: getattr(found, name) for name in found.__dataclass_fields__} | {"sleep": sleep})
+
+
+def run_here(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
+    corpus = Corpus.open(job.corpus_url)
+
+    def start(task: ShardTask, batch: Batch) -> Callable[[], Inputs]:
+        records = [corpus.image(task.shard.rows[position].image_id) for position in batch.positions]
+        return lambda: prepare_batch(job.teacher, records, batch.input_size)
+
+    worker = ShardWorker(job.teacher.build, job.part, job.codec, start, 1)
+    for task in tasks:
+        yield worker.run(task)
+
+
+def _complete(teaching: Teaching) -> Manifest:
+    return teaching.complete(run_here, NullProgress())
+
+
+def test_what_is_there_is_never_computed_again(tmp_path: Path, images: list[ImageRecord]) -> None:
+    first = _complete(_teaching(tmp_path, _corpus(tmp_path, images[:7], "a")))
+    assert first.facts["num_images"] == 7
+    teaching = _teaching(tmp_path, _corpus(tmp_path, images, "b"))
+    assert teaching.published() is None
+    again = _complete(teaching)
+    assert teaching.published() == again
+    assert again.facts["num_images"] == 12
+    assert set(computations(tmp_path / "ledger").values()) == {1}
+    assert len(open_features(tmp_path / "store")) == 12
+    assert not list(Objects.open(tmp_path / "store").list("leases"))
+
+
+def test_the_plan_is_told_before_anything_runs(tmp_path: Path, images: list[ImageRecord]) -> None:
+    _complete(_teaching(tmp_path, _corpus(tmp_path, images[:7], "a")))
+    told: list[tuple[ImageCounts, int]] = []
+
+    def on_plan(counts: ImageCounts, plan: TeachPlan) -> None:
+        assert len(computations(tmp_path / "ledger")) == 7
+        told.append((counts, plan.part.num_images))
+
+    _teaching(tmp_path, _corpus(tmp_path, images, "b")).complete(run_here, NullProgress(), on_plan)
+    assert told == [(ImageCounts(wanted=12, present=7, rejected=0, missing=5), 5)]
+
+
+def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path: Path, images: list[ImageRecord]) -> None:
+    teaching = _teaching(tmp_path, _corpus(tmp_path, images, "a"))
+
+    def run_some(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
+        results = run_here(tasks, job)
+        yield next(results)
+        yield next(results)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teaching.complete(run_some, NullProgress())
+    assert not list(teaching.output.list("leases"))
+    _complete(teaching)
+    assert set(computations(tmp_path / "ledger").values()) == {1}
+    assert len(computations(tmp_path / "ledger")) == 12
+
+
+def test_two_overlapping_runs_at_once_compute_each_image_once(tmp_path: Path, images: list[ImageRecord]) -> None:
+    one = _teaching(tmp_path, _corpus(tmp_path, images[:8], "a"))
+    waits = threading.Event()
+    other = _teaching(tmp_path, _corpus(tmp_path, images[4:], "b"), sleep=lambda seconds: waits.set())
+    began = threading.Event()
+
+    def run_slowly(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
+        began.set()
+        assert waits.wait(30)  # until the other one has done its own images and waits for ours
+        yield from run_here(tasks, job)
+
+    thread = threading.Thread(target=lambda: one.complete(run_slowly, NullProgress()))
+    thread.start()
+    assert began.wait(30)
+    _complete(other)
+    thread.join(30)
+    assert set(computations(tmp_path / "ledger").values()) == {1}
+    assert len(computations(tmp_path / "ledger")) == 12
+    snapshot = read_snapshot(one.output)
+    assert snapshot is not None
+    assert sorted(part.num_images for part in snapshot.parts) == [4, 8]
+
+
+def test_who_waits_is_told_for_whom(tmp_path: Path, images: list[ImageRecord]) -> None:
+    teaching = _teaching(tmp_path, _corpus(tmp_path, images, "a"))
+    lease = Leases(teaching.output).claim("other", [image.image_id for image in images])
+    assert lease is not None
+    told: list[dict[str, object]] = []
+
+    class Watcher:
+        def update(self, done: int, total: int, **facts: object) -> None:
+            told.append(facts)
+            lease.close()
+
+    teaching.complete(run_here, Watcher())
+    assert "process" in str(told[0]["waiting_for"])
+    assert set(computations(tmp_path / "ledger").values()) == {1}
+
+
+def test_of_two_parts_with_an_image_the_one_listed_first_counts(tmp_path: Path, images: list[ImageRecord]) -> None:
+    """Leases lost: both computed everything, and the index resolves the double."""
+    one, other = (_teaching(tmp_path, _corpus(tmp_path, images[start:], str(start))) for start in (0, 2))
+    plans: list[str] = []
+
+    def run_while_the_other_does(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
+        yield from run_here(tasks, job)
+        for info in list(one.output.list("leases")):
+            one.output.delete(info.key)
+        other.complete(run_here, NullProgress(), lambda counts, plan: plans.append(plan.key))
+
+    one.complete(run_while_the_other_does, NullProgress(), lambda counts, plan: plans.append(plan.key))
+    counts = computations(tmp_path / "ledger")
+    assert sorted(counts.values()) == [1] * 2 + [2] * 10
+    store = open_features(tmp_path / "store")
+    assert store.snapshot is not None
+    assert [part.part for part in store.snapshot.parts] == [plans[1], plans[0]]
+    assert len(store) == 12
+    assert {ref.part for image_id, ref in store.refs.items() if image_id in other_ids(images)} == {plans[1]}
+
+
+def other_ids(images: list[ImageRecord]) -> set[str]:
+    return {image.image_id for image in images[2:]}
