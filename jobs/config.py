@@ -17,6 +17,7 @@ from pipelines.report.inputs import Target
 from pipelines.scenes.config import ScenesConfig
 from pipelines.training.config import TrainingConfig
 from storage.recipe import RecipeModel
+from teachers.device import on_device
 from teachers.registry import TeacherConfig
 
 __all__ = ["Recipe", "load_recipe"]
@@ -55,6 +56,14 @@ class Recipe(RecipeModel):
         kinds = [teacher.kind for teacher in self.teachers]
         if len(set(kinds)) < len(kinds):
             raise ValueError(f"teachers: expected each kind once, got {', '.join(kinds)}")
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_on_their_device(self) -> Self:
+        # The process that names features by fingerprints has no accelerator; the recipe knows what the teachers get.
+        device = "cuda" if self.features.num_gpus_per_actor else "cpu"
+        # Frozen for everybody else: from here on a resolved recipe has no `auto` dtype.
+        object.__setattr__(self, "teachers", tuple(on_device(teacher, device) for teacher in self.teachers))
         return self
 
 

@@ -19,6 +19,7 @@ from storage.recipe import NodeError
 from teachers.base import BaseTeacherConfig
 from teachers.mask2former import Mask2FormerTeacherConfig
 from teachers.plugins import distribution_name, load_plugin, plugins
+from teachers.radio import RadioTeacherConfig
 from teachers.sam2 import Sam2TeacherConfig
 
 __all__ = ["TEACHERS", "TeacherCard", "TeacherConfig", "known_kinds", "parse_teacher", "teacher_card", "teacher_class"]
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 TEACHERS: dict[str, type[BaseTeacherConfig]] = {
     "mask2former": Mask2FormerTeacherConfig,
+    "radio": RadioTeacherConfig,
     "sam2": Sam2TeacherConfig,
 }
 """Configuration class of the built-in teachers by `kind`."""

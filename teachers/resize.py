@@ -24,6 +24,7 @@ __all__ = [
     "pad_to",
     "require_rgb",
     "resize_antialiased",
+    "resize_to_unit",
     "round_up",
     "short_side_size",
     "subtract_and_divide",
@@ -164,10 +165,14 @@ def resize_antialiased(image: Image.Image, height_px: int, width_px: int) -> Flo
     This is the transform of the SAM 2 image predictor (facebookresearch/sam2
     `sam2/utils/transforms.py`): to tensor, resize, normalise.
     """
-    pixels = torch.from_numpy(np.array(image, np.uint8)).permute(2, 0, 1).to(torch.float32).div(255)
-    stretched = torch.nn.functional.interpolate(
-        pixels[None], size=(height_px, width_px), mode="bilinear", align_corners=False, antialias=True
-    )[0]
     mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
     std = torch.tensor(IMAGENET_STD).view(3, 1, 1)
-    return stretched.sub_(mean).div_(std)
+    return resize_to_unit(image, height_px, width_px).sub_(mean).div_(std)
+
+
+def resize_to_unit(image: Image.Image, height_px: int, width_px: int) -> Float[Tensor, "3 height width"]:
+    """RGB in 0-1, stretched with antialiased bilinear on floats."""
+    pixels = torch.from_numpy(np.array(image, np.uint8)).permute(2, 0, 1).to(torch.float32).div(255)
+    return torch.nn.functional.interpolate(
+        pixels[None], size=(height_px, width_px), mode="bilinear", align_corners=False, antialias=True
+    )[0]

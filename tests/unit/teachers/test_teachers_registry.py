@@ -16,7 +16,7 @@ def test_kind_decides_the_class() -> None:
 
 @pytest.mark.parametrize("fields", [{"kind": "radio9"}, {}, {"kind": 3}])
 def test_unknown_kind_lists_the_known_ones(fields: dict[str, object]) -> None:
-    with pytest.raises(UnknownKind, match=r"unknown teacher .*; known: mask2former, sam2"):
+    with pytest.raises(UnknownKind, match=r"unknown teacher .*; known: mask2former, radio, sam2"):
         parse_teacher(fields)
 
 
