@@ -16,7 +16,7 @@ import numpy.typing as npt
 from storage.errors import DataError, UnknownKind, UsageError
 from storage.keys import Json
 from storage.klt import Calibration, KltCodec
-from storage.stored_features import Basis, Codec, Float32, StoredFeature, check_range, relative_error
+from storage.stored_features import Allocate, Basis, Codec, Float32, StoredFeature, check_range, relative_error
 
 __all__ = ["Basis", "Codec", "Int8Codec", "Raw16Codec", "StoredFeature", "check_encoding", "codec_of"]
 
@@ -32,6 +32,7 @@ class Raw16Codec:
     encoding = "raw16"
     calibration = None
     basis = None
+    is_plain = True
     bits_per_value = 16.0
     dtype: np.dtype[Any] = np.dtype("<f2")
     sentinel = float("nan")
@@ -56,7 +57,9 @@ class Raw16Codec:
     def pack(self, values: npt.NDArray[Any]) -> memoryview:
         return _bytes_of(values)
 
-    def unpack(self, body: memoryview, num_channels: int, cells: int) -> npt.NDArray[Any]:
+    def unpack(
+        self, body: memoryview, num_channels: int, cells: int, allocate: Allocate | None = None
+    ) -> npt.NDArray[Any]:
         return _values_of(body, self.dtype, num_channels, cells)
 
     def zarr_data_type(self) -> str:
@@ -81,6 +84,7 @@ class Int8Codec:
     encoding = "int8"
     calibration = None
     basis = None
+    is_plain = True
     bits_per_value = 8.0
     dtype: np.dtype[Any] = np.dtype("i1")
     sentinel = -128
@@ -127,7 +131,9 @@ class Int8Codec:
     def pack(self, values: npt.NDArray[Any]) -> memoryview:
         return _bytes_of(values)
 
-    def unpack(self, body: memoryview, num_channels: int, cells: int) -> npt.NDArray[Any]:
+    def unpack(
+        self, body: memoryview, num_channels: int, cells: int, allocate: Allocate | None = None
+    ) -> npt.NDArray[Any]:
         return _values_of(body, self.dtype, num_channels, cells)
 
     def zarr_data_type(self) -> str:

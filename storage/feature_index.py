@@ -37,6 +37,7 @@ __all__ = [
     "read_rows",
     "read_snapshot",
     "replace_parts",
+    "snapshot_key",
 ]
 
 ROWS_NAME = "rows.parquet"
@@ -252,7 +253,7 @@ def read_snapshot(store: Objects, number: int | None = None) -> Snapshot | None:
         number = _newest_listed(store) if store.can_list else _newest_probed(store)
         if number is None:
             return None
-    key = _snapshot_key(number)
+    key = snapshot_key(number)
     try:
         value = cast("dict[str, Any]", json.loads(store.read(key)))
         check_encoding(value["description"]["encoding"])
@@ -262,7 +263,8 @@ def read_snapshot(store: Objects, number: int | None = None) -> Snapshot | None:
         raise CorruptObject(f"{store.url}/{key}: not an index snapshot: {type(error).__name__} {error}") from error
 
 
-def _snapshot_key(number: int) -> str:
+def snapshot_key(number: int) -> str:
+    """Key of a snapshot below the store."""
     return f"index/{number:08d}.json"
 
 
@@ -274,11 +276,11 @@ def _newest_listed(store: Objects) -> int | None:
 def _newest_probed(store: Objects) -> int | None:
     """Number of the newest snapshot where nothing can be listed: they are numbered from 1 without gaps."""
     present, absent = 0, 1
-    while store.exists(_snapshot_key(absent)):
+    while store.exists(snapshot_key(absent)):
         present, absent = absent, 2 * absent
     while absent - present > 1:
         middle = (present + absent) // 2
-        present, absent = (middle, absent) if store.exists(_snapshot_key(middle)) else (present, middle)
+        present, absent = (middle, absent) if store.exists(snapshot_key(middle)) else (present, middle)
     return present or None
 
 
@@ -337,7 +339,7 @@ def replace_parts(
         after = [part for number, part in kept if number >= place]
         following = (*before, *([] if entry is None else [entry]), *after)
         snapshot = Snapshot(1 if newest is None else newest.number + 1, description, following)
-        if store.create(_snapshot_key(snapshot.number), _snapshot_json(snapshot)):
+        if store.create(snapshot_key(snapshot.number), _snapshot_json(snapshot)):
             return snapshot
 
 

@@ -53,10 +53,11 @@ from storage.manifest import Manifest, verify_manifest
 from storage.objects import Objects
 from storage.schema import FeatureRef
 from storage.shards import RowStatus, ShardTail, decode_chunk, parse_tail, read_tail
-from storage.stored_features import Codec
+from storage.stored_features import Allocate, Codec
 
 __all__ = [
     "ArrayPlan",
+    "BufferRing",
     "FeatureRow",
     "FeatureStore",
     "PartDescription",
@@ -78,6 +79,7 @@ __all__ = [
 ]
 
 _NUM_THREADS = 16
+_NUM_LOCAL_READERS = 8  # pieces of a batch from a local disk: enough for its queue, few enough for the threads' cost
 _CACHED_TAIL_BYTES = 256 * 2**20
 _Place: TypeAlias = tuple[int, int, int]  # part (position in the snapshot), array (position in the part), shard
 _Rows: TypeAlias = npt.NDArray[np.int64]  # positions in the index
@@ -169,6 +171,11 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         return list(self._parts)
 
     @property
+    def index(self) -> ImageIndex:
+        """Where each image's row lies, as columns; rejected ones too."""
+        return self._index
+
+    @property
     def manifests(self) -> list[Manifest]:
         """Manifests of the live parts; `facts` holds counts, sizes and what the encoding cost."""
         return [part.manifest for part in self._parts]
@@ -211,23 +218,29 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         """
         return [feature.dequantise() for feature in self.read_stored(image_ids)]
 
-    def read_stored(self, image_ids: Sequence[str]) -> list[StoredFeature]:
+    def read_stored(self, image_ids: Sequence[str], *, allocate: Allocate | None = None) -> list[StoredFeature]:
         """Features of each image as stored, for dequantising elsewhere; raises as `read`.
 
         One request for each image's bytes, all in flight together, and one more for each shard that is
         met for the first time.
+
+        Args:
+            image_ids: those wanted, in any order.
+            allocate: gives the memory that the values come to lie in, see `BufferRing`; called from
+                several threads. None: new memory, of which a large part of the time goes into the
+                system's page faults.
         """
         rows = self._find(image_ids)
-        groups = self._by_shard(np.unique(rows))
-        with self._lock:
-            new = [place for place in groups if place not in self._tails]
-        if len(groups) == 1 and len(next(iter(groups.values()))) == 1:
-            read = [self._read_rows(place, group) for place, group in groups.items()]
+        groups = self._divided(self._by_shard(np.unique(rows)))
+        if len(groups) == 1:
+            read = [self._read_rows(groups[0][0], groups[0][1], allocate)]
         else:
+            with self._lock:
+                new = {place for place, _ in groups if place not in self._tails}
             list(self._pool.map(self._tail, new))
-            read = self._pool.map(self._read_rows, *zip(*self._divided(groups), strict=True)) if groups else ()
+            read = self._pool.map(lambda group: self._read_rows(group[0], group[1], allocate), groups)
         features = {row: feature for found in read for row, feature in found.items()}
-        return [features[int(row)] for row in rows]
+        return [features[row] for row in rows.tolist()]
 
     def scan(
         self, image_ids: Sequence[str] | None = None, *, num_shards_ahead: int = 2
@@ -276,7 +289,8 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         return (rows >= 0) & self._index.is_ok[rows]
 
     def _find(self, image_ids: Sequence[str]) -> _Rows:
-        has = self._has(image_ids)
+        rows = self._index.find(image_ids)
+        has = (rows >= 0) & self._index.is_ok[rows] if len(self._index) else rows >= 0
         if not has.all():
             first = image_ids[int(np.argmin(has))]
             reason = self._index.rejected.get(first)
@@ -284,7 +298,7 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
                 f"{self.objects.url}: no features of {int((~has).sum())} of {len(image_ids)} images, first {first}"
                 + (f", rejected: {reason}" if reason is not None else "; run teach on them")
             )
-        return self._index.find(image_ids)
+        return rows
 
     def _ref(self, row: int | np.int64) -> FeatureRef:
         index, part = self._index, int(self._index.part[row])
@@ -313,20 +327,24 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         return groups
 
     def _divided(self, groups: Mapping[_Place, list[int]]) -> list[tuple[_Place, list[int]]]:
-        """Local files are read image by image, in all threads; others by one call, which fetches ranges together."""
+        """Pieces for the threads: of a local file few images each, else a shard, whose ranges are fetched together."""
         if self.objects.local_path is None:
             return list(groups.items())
-        return [(place, [row]) for place, rows in groups.items() for row in rows]
+        size = -(-sum(map(len, groups.values())) // _NUM_LOCAL_READERS)
+        return [
+            (place, rows[start : start + size]) for place, rows in groups.items() for start in range(0, len(rows), size)
+        ]
 
-    def _read_rows(self, place: _Place, rows: Sequence[int]) -> dict[int, StoredFeature]:
+    def _read_rows(self, place: _Place, rows: Sequence[int], allocate: Allocate | None) -> dict[int, StoredFeature]:
         """Several images of one shard: the tail if it isn't cached, then all chunks together."""
         part, array = self._parts[place[0]], self._arrays[place[0]][place[1]]
         with _Naming(self.objects, part, array, place[2]) as key:
             tail = self._tail(place)
             slots = [self._slot(tail, array, row) for row in rows]
-            chunks = part.objects.read_buffers(key, [tail.extents[slot] for slot in slots])
+            spans = [tail.extents[slot] for slot in slots]
+            chunks = part.objects.read_buffers(key, spans, allocate if part.codec.is_plain else None)
             return {
-                row: decode_chunk(chunk, tail.rows[slot], array, part.codec)
+                row: decode_chunk(chunk, tail.rows[slot], array, part.codec, allocate)
                 for row, slot, chunk in zip(rows, slots, chunks, strict=True)
             }
 
@@ -368,6 +386,28 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
             while self._tail_bytes > _CACHED_TAIL_BYTES and len(self._tails) > 1:
                 self._tail_bytes -= self._tails.popitem(last=False)[1].size_bytes
         return tail
+
+
+class BufferRing:
+    """Memory that is used again: each call gives the next of so many buffers, which then overwrites what it held.
+
+    Features that were read into it stay good until as many more have been read. Threads may share it.
+
+    Args:
+        num_buffers: features in use at a time.
+    """
+
+    def __init__(self, num_buffers: int) -> None:
+        self._buffers: list[npt.NDArray[np.uint8]] = [np.empty(0, np.uint8)] * num_buffers
+        self._lock, self._next = threading.Lock(), 0
+
+    def __call__(self, num_bytes: int) -> memoryview:
+        """A buffer of `num_bytes`."""
+        with self._lock:
+            place, self._next = self._next, (self._next + 1) % len(self._buffers)
+            if self._buffers[place].size < num_bytes:
+                self._buffers[place] = np.empty(num_bytes, np.uint8)
+            return self._buffers[place].data[:num_bytes]
 
 
 class _Naming:

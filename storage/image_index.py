@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,7 +23,6 @@ pc: Any = pyarrow.compute  # its functions are made at import, unseen by the che
 
 _Ids: TypeAlias = npt.NDArray[Any]  # np.bytes_, whose width is a part of its dtype
 _WORD_BYTES = 8
-_MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, odd: multiplying by it loses nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +153,14 @@ def _reasons(tables: Sequence[pa.Table], positions: npt.NDArray[np.int64]) -> di
 def _hashes(ids: _Ids, width: int, seed: int) -> npt.NDArray[np.uint64]:
     """A 64-bit hash of each id, by its first `width` bytes."""
     num_words = -(-width // _WORD_BYTES)
-    words = ids.astype(f"S{num_words * _WORD_BYTES}").view("<u8").reshape(len(ids), num_words)
-    mixed = np.full(len(ids), seed, np.uint64)
-    for number in range(num_words):
-        mixed = (mixed ^ words[:, number]) * np.uint64(_MIX)
-        mixed ^= mixed >> np.uint64(29)
-    return mixed
+    words = ids.astype(f"S{num_words * _WORD_BYTES}", copy=False).view("<u8").reshape(len(ids), num_words)
+    return (words * _factors(num_words, seed)).sum(axis=1, dtype=np.uint64)
+
+
+@lru_cache(maxsize=8)
+def _factors(num_words: int, seed: int) -> npt.NDArray[np.uint64]:
+    """Odd numbers, by which multiplying loses nothing."""
+    return np.random.default_rng(seed).integers(0, 2**63, num_words, np.uint64) * np.uint64(2) + np.uint64(1)
 
 
 def _hashes_without_collision(ids: _Ids) -> tuple[int, npt.NDArray[np.uint64]]:

@@ -28,7 +28,7 @@ from safetensors.numpy import load, save
 
 from storage.errors import CorruptObject
 from storage.keys import Json, bytes_key, canonical_json
-from storage.stored_features import Basis, Float32, Int32, StoredFeature, check_range, relative_error, zigzag
+from storage.stored_features import Allocate, Basis, Float32, Int32, StoredFeature, check_range, relative_error, zigzag
 
 __all__ = ["CALIBRATION_NAME", "Calibration", "KltCodec", "deviation", "quantise"]
 
@@ -108,6 +108,7 @@ class KltCodec:
     name: ClassVar[str] = "klt"
     dtype: np.dtype[Any] = np.dtype("<u2")
     sentinel = 65535
+    is_plain = False
 
     def __init__(self, calibration: Calibration) -> None:
         self._about = calibration
@@ -181,13 +182,16 @@ class KltCodec:
         settings = {**_COMPRESSION, "shuffle": blosc.BITSHUFFLE}
         return blosc.compress(np.ascontiguousarray(values), settings.pop("cname").encode(), **settings)
 
-    def unpack(self, body: memoryview, num_channels: int, cells: int) -> npt.NDArray[Any]:
+    def unpack(
+        self, body: memoryview, num_channels: int, cells: int, allocate: Allocate | None = None
+    ) -> npt.NDArray[Any]:
         expected = num_channels * cells * self.dtype.itemsize
         # Before anything is allocated, and before blosc trusts it.
         size = int.from_bytes(body[4:8], "little") if len(body) >= _HEADER_BYTES else -1
         if size != expected:
             raise CorruptObject(f"expected a chunk that holds {expected} bytes, found {size}")
-        values = np.empty((num_channels, cells), self.dtype)
+        buffer = np.empty(expected, np.uint8) if allocate is None else np.frombuffer(allocate(expected), np.uint8)
+        values = buffer.view(self.dtype).reshape(num_channels, cells)
         try:
             blosc.decompress(body, values)
         except (RuntimeError, ValueError) as error:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,8 +16,15 @@ _MARK = "#"
 """Between a name and a number: so object_store, too, names a file that isn't finished, and doesn't list it."""
 
 
-def read_buffers(path: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+def read_buffers(
+    path: str, ranges: Sequence[tuple[int, int]], allocate: Callable[[int], memoryview] | None = None
+) -> list[memoryview]:
     """Several (start, length) byte ranges of a file, each in a writable buffer of its own.
+
+    Args:
+        path: of the file.
+        ranges: to read, in this order.
+        allocate: gives the buffers; None: new ones.
 
     Raises:
         EOFError: the file ends before a range does.
@@ -25,15 +32,17 @@ def read_buffers(path: str, ranges: Sequence[tuple[int, int]]) -> list[memoryvie
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return [_read(descriptor, start, length) for start, length in ranges]
+        return [_read(descriptor, start, (allocate or _new)(max(length, 0))) for start, length in ranges]
     finally:
         os.close(descriptor)
 
 
-def _read(descriptor: int, start: int, length: int) -> memoryview:
-    # Not bytearray, which would write zeros first.
-    buffer = np.empty(max(length, 0), np.uint8).data
-    done = 0
+def _new(length: int) -> memoryview:
+    return np.empty(length, np.uint8).data  # not a bytearray, which would be filled with zeros first
+
+
+def _read(descriptor: int, start: int, buffer: memoryview) -> memoryview:
+    done, length = 0, len(buffer)
     while done < length:
         num_read = os.preadv(descriptor, [buffer[done:]], start + done)
         if num_read == 0:

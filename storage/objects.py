@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -74,6 +74,8 @@ class ObjectInfo:
 
     key: str
     size_bytes: int
+    modified_s: float = field(default=0.0, compare=False)
+    """When it was written, by the store's clock, in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,11 +281,13 @@ class Objects:
         """`read_buffers`, as bytes."""
         return [bytes(buffer) for buffer in self.read_buffers(key, ranges)]
 
-    def read_buffers(self, key: str, ranges: Sequence[tuple[int, int]]) -> _Buffers:
+    def read_buffers(
+        self, key: str, ranges: Sequence[tuple[int, int]], allocate: Callable[[int], memoryview] | None = None
+    ) -> _Buffers:
         """Several (start, length) byte ranges of one object, fetched together, in the given order.
 
-        Nothing is copied behind the read. Buffers of a local file are writable and each its own; others
-        are read-only, and ranges that lie close together share one.
+        Nothing is copied behind the read. Buffers of a local file are writable and each its own, by
+        `allocate` if it is given; others are read-only, and ranges that lie close together share one.
 
         Raises:
             ObjectNotFound: no such object.
@@ -293,7 +297,7 @@ class Objects:
         store, path = self._readable(key)
         if self._location.scheme == "file":
             try:
-                return local_files.read_buffers(os.path.join(self._location.root, path), ranges)
+                return local_files.read_buffers(os.path.join(self._location.root, path), ranges, allocate)
             except EOFError:
                 self._check_extent(key, ranges)
                 raise CorruptObject(f"{self.url}/{key}: was cut off while it was read; rewrite it") from None
@@ -405,7 +409,11 @@ class Objects:
         skip = len(self._location.prefix) + 1 if self._location.prefix else 0
         try:
             stream = obstore.list(_store_of(self._location), prefix=base or None)
-            infos = [ObjectInfo(meta["path"][skip:], meta["size"]) for chunk in stream for meta in chunk]
+            infos = [
+                ObjectInfo(meta["path"][skip:], meta["size"], meta["last_modified"].timestamp())
+                for chunk in stream
+                for meta in chunk
+            ]
         except (exceptions.BaseError, OSError, ValueError) as error:
             raise self._error(error, prefix, "list") from None
         yield from sorted(infos, key=lambda info: info.key)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
 
-import google_crc32c
+import fastcrc
 import numpy as np
 import numpy.typing as npt
 
@@ -32,7 +32,7 @@ from storage.errors import CorruptObject, DataError
 from storage.feature_plan import ArrayPlan
 from storage.keys import Json, canonical_json
 from storage.objects import Objects
-from storage.stored_features import Codec, StoredFeature
+from storage.stored_features import Allocate, Codec, StoredFeature
 
 __all__ = [
     "EncodedRow",
@@ -223,10 +223,13 @@ def checked_chunk(chunk: bytes | memoryview, image_id: str) -> tuple[memoryview,
     return body, checksum
 
 
-def decode_chunk(chunk: bytes | memoryview, row: ShardRow, array: ArrayPlan, codec: Codec) -> StoredFeature:
+def decode_chunk(
+    chunk: bytes | memoryview, row: ShardRow, array: ArrayPlan, codec: Codec, allocate: Allocate | None = None
+) -> StoredFeature:
     """The stored features of a row, from its chunk and what the tail says about it.
 
-    Where the codec stores plain values and `chunk` is writable, they are a view of it.
+    Where the codec stores plain values and `chunk` is writable, they are a view of it; else they are
+    written into a buffer of `allocate`, or a new one.
 
     Raises:
         CorruptObject: the chunk's size or checksum is wrong, or the row holds nothing.
@@ -235,7 +238,7 @@ def decode_chunk(chunk: bytes | memoryview, row: ShardRow, array: ArrayPlan, cod
     if row.stored is None:
         raise CorruptObject(f"image {row.image_id}: the row was rejected and holds no features")
     try:
-        values = codec.unpack(body, array.num_channels, array.cells)
+        values = codec.unpack(body, array.num_channels, array.cells, allocate)
     except DataError as error:
         raise CorruptObject(f"image {row.image_id}: {error}") from error
     values = values[:, : row.height * row.width]
@@ -245,8 +248,7 @@ def decode_chunk(chunk: bytes | memoryview, row: ShardRow, array: ArrayPlan, cod
 
 
 def _crc(data: bytes | bytearray | memoryview) -> int:
-    # The library takes read-only buffers alone, and arrays without a copy.
-    return google_crc32c.value(data if isinstance(data, bytes) else np.frombuffer(data, np.uint8))  # pyright: ignore[reportArgumentType]
+    return fastcrc.crc32.iscsi(data)  # crc32c by another name
 
 
 def _build_block(rows: Sequence[ShardRow], codec: Codec) -> bytes:

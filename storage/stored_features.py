@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -12,10 +12,24 @@ import numpy.typing as npt
 from storage.errors import DataError
 from storage.keys import Json
 
-__all__ = ["Basis", "Codec", "Float32", "Int32", "StoredFeature", "check_range", "relative_error", "unzigzag", "zigzag"]
+__all__ = [
+    "Allocate",
+    "Basis",
+    "Codec",
+    "Float32",
+    "Int32",
+    "StoredFeature",
+    "check_range",
+    "relative_error",
+    "unzigzag",
+    "zigzag",
+]
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 Int32: TypeAlias = npt.NDArray[np.int32]
+
+Allocate: TypeAlias = Callable[[int], memoryview]
+"""Gives a writable buffer of so many bytes, to read values into: memory of one's own, pinned or used again."""
 
 
 def _no_floats() -> Float32:
@@ -144,8 +158,15 @@ class Codec(Protocol):
         """Bytes of a chunk, before its checksum, from contiguous values [channels, cells]."""
         ...
 
-    def unpack(self, body: memoryview, num_channels: int, cells: int) -> npt.NDArray[Any]:
-        """Values [channels, cells] of a chunk without its checksum; raises CorruptObject."""
+    @property
+    def is_plain(self) -> bool:
+        """Whether a chunk is the values themselves, so that `unpack` gives a view of it."""
+        ...
+
+    def unpack(
+        self, body: memoryview, num_channels: int, cells: int, allocate: Allocate | None = None
+    ) -> npt.NDArray[Any]:
+        """Values [channels, cells] of a chunk without its checksum; raises DataError."""
         ...
 
     def zarr_data_type(self) -> str:
