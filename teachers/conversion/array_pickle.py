@@ -89,7 +89,7 @@ class PickledArray:
         if math.prod(sides) * dtype.itemsize != len(data):
             raise ValueError(f"{len(data)} bytes for an array {dtype} {sides}")
         values = np.frombuffer(data, dtype).reshape(sides, order="F" if self._is_fortran else "C")
-        return np.ascontiguousarray(values, dtype.newbyteorder("=")).copy()
+        return values.astype(dtype.newbyteorder("="), order="C")
 
 
 class _Callable:

@@ -66,6 +66,12 @@ def sam2_architecture(weights: OfficialWeights, details: Sam2Details) -> tuple[S
             f"{weights.where}: expected window_sizes to begin with {window}, the side of its window's position "
             f"embedding, got {list(architecture.window_sizes)}; correct window_sizes"
         )
+    firsts = [sum(blocks[:stage]) for stage in range(1, _NUM_STAGES)]
+    if wrong := [block for block in architecture.global_attention_blocks if block in firsts or block >= sum(blocks)]:
+        raise UsageError(
+            f"{weights.where}: expected global_attention_blocks from 0 to {sum(blocks) - 1} without {firsts}, which "
+            f"begin a stage and pool their windows, got {wrong}; correct them"
+        )
     return architecture, size if architecture == SAM2_SIZES.get(size or "") else None
 
 
