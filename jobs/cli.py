@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.feature_commands import features_app
 from jobs.pointing import InOrder, pointed_in_order
 from storage.errors import SailloftError
 
@@ -33,7 +34,6 @@ app = typer.Typer(
     "interrupted one continues.",
     epilog="Examples:  sailloft demo   |   sailloft run my.yaml training.num_steps=500 --dry-run",
 )
-features_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Looks into feature stores.")
 app.add_typer(features_app, name="features")
 
 RecipeArgument = Annotated[
@@ -49,7 +49,6 @@ OverridesArgument = Annotated[
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Only show the resolved recipe, the addresses, and what is missing.")
 ]
-UrlArgument = Annotated[str, typer.Argument(metavar="URL", help="Address of a feature store, as --dry-run shows it.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -212,6 +211,31 @@ def convert(
 
 
 @app.command(
+    "train-teacher",
+    epilog="Examples:  sailloft train-teacher tiny-sam2 teachers/mine   |   "
+    "sailloft train-teacher my.yaml teachers/mine num_steps=500",
+)
+def train_teacher(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Path of a YAML file, or tiny-mask2former or tiny-sam2.")
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; it must not hold anything.")],
+    overrides: OverridesArgument = None,
+    device: Annotated[str, typer.Option("--device", help="Where it is trained, such as cuda.")] = "cpu",
+) -> None:
+    """Trains a small teacher on drawn scenes, in one process without Ray, and shows how good it is.
+
+    The folder is written at the end and at once: whatever interrupts the training leaves nothing behind.
+    """
+    from jobs.display import open_display
+    from jobs.train_teacher import make_teacher
+
+    with open_display() as display:
+        summary = make_teacher(recipe, output, overrides or [], device=device, display=display)
+    typer.echo(summary)
+
+
+@app.command(
     cls=InOrder,
     epilog="\b\nExamples:\n"
     "  sailloft predict CHECKPOINT scene.png 'the red ring' --output masked.png\n"
@@ -256,22 +280,6 @@ def predict(
 
     pointed = pointed_in_order(context.meta, {"box": box, "point": point, "scribble": scribble, "mask": mask})
     answer(Asked(checkpoint, image, text, pointed, output, as_json, max_new_tokens, device))
-
-
-@features_app.command("stat", epilog="Example:  sailloft features stat runs/teach/0123...")
-def features_stat(url: UrlArgument) -> None:
-    """Shows what a feature store holds."""
-    from jobs.stores import describe_features
-
-    typer.echo(describe_features(url))
-
-
-@features_app.command("verify", epilog="Example:  sailloft features verify s3://bucket/prefix/teach/0123...")
-def features_verify(url: UrlArgument) -> None:
-    """Reads every file of a feature store and compares it with the manifest."""
-    from jobs.stores import verify_features
-
-    typer.echo(verify_features(url))
 
 
 def _load(recipe: str, overrides: list[str] | None) -> Recipe:

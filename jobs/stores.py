@@ -1,16 +1,23 @@
-"""What the command line says about feature stores."""
+"""What the command line says and does about feature stores."""
 
 from __future__ import annotations
 
-from storage.features import FeatureStore
+from collections.abc import Collection
 
-__all__ = ["describe_features", "verify_features"]
+from pipelines.progress import Progress
+from storage.feature_index import OpenPart
+from storage.feature_upkeep import collect_garbage, compact
+from storage.features import FeatureStore
+from storage.objects import Objects
+
+__all__ = ["compact_features", "describe_features", "tidy_features", "verify_features"]
 
 _MIB = 2**20
+_SHOWN_KEYS = 10
 
 
 def describe_features(url: str) -> str:
-    """Teacher, encoding and size of a feature store, one line per part.
+    """Teacher, encoding, size and error of coding of a feature store, one line per part.
 
     Args:
         url: prefix of the store.
@@ -22,22 +29,39 @@ def describe_features(url: str) -> str:
     store = FeatureStore.open(url)
     description = store.description
     assert description is not None  # an absent store raises
+    size_bytes = sum(entry.size_bytes for part in store.manifests for entry in part.files)
+    geometry = ", ".join(f"{name} {value}" for name, value in description.geometry.items())
     lines = [
-        f"{store.objects.url}: {len(store)} images, {len(store.rejected)} rejected",
-        f"  encoding {description.encoding}, {description.num_channels} channels, teacher and grid "
-        f"{description.fingerprint[:16]}",
+        f"{store.objects.url}: {len(store)} images, {len(store.rejected)} rejected, {size_bytes / _MIB:.1f} MiB",
+        f"  {description.num_channels} channels, teacher and grid {description.fingerprint[:16]}"
+        + (f" ({geometry})" if geometry else ""),
+        f"  encoding {_shortened(description.encoding)}",
     ]
-    for manifest in store.manifests:
-        size_bytes = sum(entry.size_bytes for entry in manifest.files)
-        lines.append(f"  part {manifest.key[:16]}  {len(manifest.files)} files  {size_bytes / _MIB:.1f} MiB")
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(_part_line, store.parts)])
 
 
-def verify_features(url: str) -> str:
+def _shortened(encoding: str) -> str:
+    name, colon, calibration = encoding.partition(":")
+    return f"{name}{colon}{calibration[:16]}"
+
+
+def _part_line(part: OpenPart) -> str:
+    facts = part.manifest.facts
+    shards = [entry.size_bytes for entry in part.manifest.files if "/c/" in entry.path]
+    line = f"  part {part.key[:16]}  {facts['num_images']} images  {len(part.arrays)} size classes"
+    line += f"  {len(shards)} shards  {sum(shards) / _MIB:.1f} MiB"
+    for name, unit in (("bits_per_value", "bits per value"), ("snr_db", "dB")):
+        if name in facts:
+            line += f"  {facts[name]} {unit}"
+    return line
+
+
+def verify_features(url: str, progress: Progress) -> str:
     """Reads every file of a feature store and compares sizes and hashes.
 
     Args:
         url: prefix of the store.
+        progress: told the number of files.
 
     Returns:
         One line that says that all is well.
@@ -47,6 +71,53 @@ def verify_features(url: str) -> str:
         CorruptObject: a file is absent or differs; names the first one.
     """
     store = FeatureStore.open(url)
-    store.verify()
+    store.verify(lambda done, total: progress.update(done, total, unit="files"))
     num_files = sum(len(manifest.files) for manifest in store.manifests)
     return f"{store.objects.url}: {num_files} files of {len(store.manifests)} parts are whole"
+
+
+def compact_features(url: str, forget: Collection[str], shard_mib: float, progress: Progress) -> str:
+    """Makes one part of all small ones; see `storage.feature_upkeep.compact`.
+
+    Args:
+        url: prefix of the store.
+        forget: images to leave out.
+        shard_mib: size that a shard should not exceed.
+        progress: told the number of shards.
+
+    Returns:
+        What was done, and what comes next.
+    """
+    done = compact(
+        Objects.open(url),
+        forget=forget,
+        max_shard_bytes=max(1, int(shard_mib * _MIB)),
+        on_shard=lambda number, total: progress.update(number, total, unit="shards"),
+    )
+    if not done.retired:
+        return f"{url}: nothing to do; no two parts are small" + (", none holds these images" if forget else "")
+    lines = [f"{url}: {len(done.retired)} parts retired, {done.num_images} rows copied"]
+    if forget:
+        lines[0] += f", {done.num_forgotten} rows left out"
+    lines.append(f"  they stay for readers of earlier snapshots; remove them later:  sailloft features gc {url}")
+    return "\n".join(lines)
+
+
+def tidy_features(url: str, older_than_hours: float, dry_run: bool) -> str:
+    """Removes what no snapshot of a store needs; see `storage.feature_upkeep.collect_garbage`.
+
+    Args:
+        url: prefix of the store.
+        older_than_hours: what is younger stays.
+        dry_run: only look.
+
+    Returns:
+        What was found, the first few keys by name.
+    """
+    found = collect_garbage(Objects.open(url), older_than_s=older_than_hours * 3600, dry_run=dry_run)
+    verb = "would be removed" if dry_run else "removed"
+    lines = [f"{url}: {len(found.keys)} objects, {found.size_bytes / _MIB:.1f} MiB {verb}"]
+    lines += [f"  {key}" for key in found.keys[:_SHOWN_KEYS]]
+    if len(found.keys) > _SHOWN_KEYS:
+        lines.append(f"  and {len(found.keys) - _SHOWN_KEYS} more")
+    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""`sailloft features`: what the commands show and leave behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from storage.errors import CorruptObject, ObjectNotFound
+from storage.features import FeatureStore
+from storage.objects import Objects
+from storage.testing import example_features, publish_example_part
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    for number, row in enumerate(example_features()):
+        publish_example_part(Objects.open(tmp_path), f"part{number}", [row], "klt")
+    return str(tmp_path)
+
+
+def _run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["features", *arguments])
+    if result.exception is not None:
+        raise result.exception
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_stat_shows_images_encoding_and_its_cost(url: str) -> None:
+    shown = _run("stat", url).splitlines()
+    assert shown[0].startswith(f"{url}: 7 images, 1 rejected, ")
+    assert "6 channels, teacher and grid teacher (stride 4)" in shown[1]
+    assert shown[2].startswith("  encoding klt:")
+    assert len(shown) == 3 + 8
+    assert "1 images  1 size classes  1 shards" in shown[3]
+    assert "bits per value" in shown[3]
+    assert " dB" in shown[3]
+
+
+def test_verify_says_that_all_is_well_or_what_is_not(url: str) -> None:
+    assert "40 files of 8 parts are whole" in _run("verify", url)
+    part = FeatureStore.open(url).parts[2]
+    part.objects.put("l20/c/0/0/0", b"other")
+    with pytest.raises(CorruptObject, match=r"part2/l20/c/0/0/0: expected .* bytes with SHA-256"):
+        _run("verify", url)
+
+
+def test_compact_then_gc(url: str) -> None:
+    shown = _run("compact", url, "--forget", "image0")
+    assert "8 parts retired, 7 rows copied, 1 rows left out" in shown
+    assert f"sailloft features gc {url}" in shown
+    assert "nothing to do" in _run("compact", url)
+    assert "0 objects, 0.0 MiB removed" in _run("gc", url)
+    assert "48 objects" in (looked := _run("gc", url, "--older-than-hours", "0", "--dry-run"))
+    assert "would be removed" in looked
+    assert "and 38 more" in looked
+    assert "48 objects" in _run("gc", url, "--older-than-hours", "0")
+    assert sorted(FeatureStore.open(url)) == [f"image{number}" for number in (1, 2, 3, 4, 6, 7)]
+
+
+@pytest.mark.parametrize("command", ["stat", "verify", "compact"])
+def test_an_absent_store_is_named(tmp_path: Path, command: str) -> None:
+    with pytest.raises(ObjectNotFound, match="absent/index: no snapshot; no features there, run teach first"):
+        _run(command, str(tmp_path / "absent"))
