@@ -6,7 +6,16 @@ import torch
 from PIL import Image
 
 from storage.errors import UsageError
-from teachers.resize import lookup_normalised, require_rgb, resize_antialiased, round_up, short_side_size
+from teachers.resize import (
+    lookup_normalised,
+    nearest_short_side_size,
+    pad_to,
+    require_rgb,
+    resize_antialiased,
+    round_up,
+    short_side_size,
+    subtract_and_divide,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +72,32 @@ def test_antialiased_downscale_averages() -> None:
 def test_other_modes_are_refused_with_the_remedy() -> None:
     with pytest.raises(UsageError, match=r'got mode RGBA; use image\.convert\("RGB"\)'):
         require_rgb(Image.new("RGBA", (4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    # What ResizeShortestEdge(800, 1333) of detectron2 at 02b5c4e gives.
+    [
+        ((480, 640), (800, 1067)),
+        ((640, 480), (1067, 800)),
+        ((427, 640), (800, 1199)),
+        ((300, 1200), (333, 1333)),
+        ((333, 500), (800, 1201)),
+        ((500, 500), (800, 800)),
+        ((1, 9000), (1, 1333)),
+    ],
+)
+def test_detectron2s_rule_rounds_to_the_nearest(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert nearest_short_side_size(*size, 800, 1333) == expected
+
+
+def test_padding_is_zero_on_the_right_and_below() -> None:
+    padded = pad_to(torch.ones(3, 5, 7), 8, 9)
+    assert tuple(padded.shape) == (3, 8, 9)
+    assert bool((padded[:, :5, :7] == 1).all())
+    assert float(padded.sum()) == 3 * 5 * 7
+
+
+def test_the_0_255_scale_gives_the_same_values() -> None:
+    image = Image.fromarray(np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3))
+    torch.testing.assert_close(subtract_and_divide(image), lookup_normalised(image), atol=1e-6, rtol=0)
