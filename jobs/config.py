@@ -16,6 +16,7 @@ from pipelines.evaluation.config import EvaluationConfig
 from pipelines.report.inputs import Target
 from pipelines.scenes.config import ScenesConfig
 from pipelines.training.config import TrainingConfig
+from storage.errors import UsageError
 from storage.recipe import RecipeModel
 from teachers.device import on_device
 from teachers.registry import TeacherConfig
@@ -75,6 +76,9 @@ def load_recipe(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
         overrides: items `a.b=c`, applied in order.
 
     Raises:
-        UsageError: it can't be read, or a field is wrong; the message names each one.
+        UsageError: it can't be read, trains a teacher, or has a wrong field; the message names each one.
     """
-    return validate_recipe(Recipe, read_recipe_tree(recipe, overrides), recipe)
+    tree = read_recipe_tree(recipe, overrides)
+    if "network" in tree and "curation" not in tree:
+        raise UsageError(f"recipe {recipe}: expected a run, got one for `sailloft train-teacher {recipe} OUT`")
+    return validate_recipe(Recipe, tree, recipe)

@@ -49,7 +49,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, str | None]]:
     return seen
 
 
-@pytest.mark.parametrize("arguments", [(), ("demo",), ("run",), ("train",), ("submit",), ("features",)])
+@pytest.mark.parametrize(
+    "arguments", [(), ("demo",), ("run",), ("train",), ("train-teacher",), ("submit",), ("features",)]
+)
 def test_help_has_examples(command: Command, arguments: tuple[str, ...]) -> None:
     code, out, _ = command(*arguments, "--help")
     assert code == 0

@@ -18,17 +18,23 @@ from jobs.demo import demo_overrides
 from jobs.flow import Located, Timings
 from jobs.loading import packaged_recipes
 from jobs.stages import plan_stages
+from jobs.train_teacher import load_teacher_recipe
 from model.student import PixelSail
 from storage.errors import UsageError
 from storage.objects import Objects
+from teachers.packaged import packaged_teachers
 from teachers.registry import teacher_card
 
 GOLDEN = Path(__file__).parent / "golden"
+TEACHERS = ("tiny-mask2former", "tiny-sam2")
+"""Recipes that train a teacher; the others are runs."""
+RUNS = tuple(name for name in packaged_recipes() if name not in TEACHERS)
 
 
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_resolved_form_is_pinned(name: str) -> None:
-    resolved = json.dumps(load_recipe(name).model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+    recipe = load_teacher_recipe(name) if name in TEACHERS else load_recipe(name)
+    resolved = json.dumps(recipe.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
     path = GOLDEN / f"{name}.json"
     if os.environ.get("SAILLOFT_UPDATE_GOLDEN"):
         path.write_text(resolved)
@@ -39,22 +45,30 @@ def test_golden_files_have_recipes() -> None:
     assert {path.stem for path in GOLDEN.glob("*.json")} == set(packaged_recipes())
 
 
-@pytest.mark.parametrize("name", packaged_recipes())
+@pytest.mark.parametrize("name", RUNS)
 def test_heads_fit_the_teachers(name: str) -> None:
     recipe = load_recipe(name)
     heads = {head.teacher: head for head in recipe.student.distillation}
     for teacher in recipe.teachers:
         # Published checkpoints aren't on this machine; both have 256 channels.
-        num_channels = 256 if teacher.checkpoint else teacher_card(teacher).num_channels
+        published = teacher.checkpoint is not None and teacher.checkpoint not in packaged_teachers()
+        num_channels = 256 if published else teacher_card(teacher).num_channels
         assert heads[teacher.kind].num_channels == num_channels
         assert heads[teacher.kind].source == teacher.student_source
 
 
-@pytest.mark.parametrize("name", packaged_recipes())
+@pytest.mark.parametrize("name", RUNS)
 def test_names_and_workspaces(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.workspace == f"runs/{name}"
+
+
+def test_recipes_of_teachers_and_of_runs_are_told_apart() -> None:
+    with pytest.raises(UsageError, match="expected one that trains a teacher, got one for `sailloft run demo`"):
+        load_teacher_recipe("demo")
+    with pytest.raises(UsageError, match="expected a run, got one for `sailloft train-teacher tiny-sam2 OUT`"):
+        load_recipe("tiny-sam2")
 
 
 def test_the_real_demo_needs_a_folder(tmp_path: Path) -> None:
