@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from storage.codecs import check_encoding, codec_of
 from storage.errors import CorruptObject, ObjectNotFound, UsageError
 from storage.feature_plan import ArrayPlan, PartPlan
-from storage.keys import Json, bytes_key, canonical_json
+from storage.keys import Json, bytes_key, canonical_json, content_key
 from storage.klt import CALIBRATION_NAME
 from storage.manifest import MANIFEST_NAME, Manifest
 from storage.objects import Objects
@@ -256,6 +256,8 @@ def read_snapshot(store: Objects, number: int | None = None) -> Snapshot | None:
     key = snapshot_key(number)
     try:
         value = cast("dict[str, Any]", json.loads(store.read(key)))
+        if content_key({name: value[name] for name in ("description", "parts")}) != value["key"]:
+            raise CorruptObject(f"{store.url}/{key}: its hash doesn't match; restore it")
         check_encoding(value["description"]["encoding"])
         parts = [PartEntry(part["part"], part["manifest_sha256"], part["num_images"]) for part in value["parts"]]
         return Snapshot(number, PartDescription.from_json(value["description"]), tuple(parts))
@@ -348,4 +350,5 @@ def _snapshot_json(snapshot: Snapshot) -> bytes:
         {"part": part.part, "manifest_sha256": part.manifest_sha256, "num_images": part.num_images}
         for part in snapshot.parts
     ]
-    return canonical_json({"description": snapshot.description.to_json(), "parts": parts})
+    content: dict[str, Json] = {"description": snapshot.description.to_json(), "parts": parts}
+    return canonical_json({**content, "key": content_key(content)})

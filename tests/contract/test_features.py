@@ -1,4 +1,4 @@
-"""The feature store keeps its contract on local and in-memory stores, with every encoding."""
+"""The feature store keeps its contract on local and in-memory stores and on a real S3 server, with every encoding."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ class TestMemoryFeatureStore(FeatureStoreContract):
     @pytest.fixture
     def store(self) -> Objects:
         return Objects.open(f"memory://{uuid.uuid4().hex}/features")
+
+
+class TestS3FeatureStore(FeatureStoreContract):
+    @pytest.fixture
+    def store(self, s3_bucket: str) -> Objects:
+        return Objects.open(f"{s3_bucket}/{uuid.uuid4().hex}/features")

@@ -33,15 +33,6 @@ class TestMemoryObjects(ObjectStoreContract):
         return Objects.open(f"memory://{uuid.uuid4().hex}/some/prefix")
 
 
-@pytest.fixture
-def s3_bucket(s3_server, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in s3_server.environment.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{s3_server.bucket}"
-
-
 class TestS3Objects(ObjectStoreContract):
     @pytest.fixture
     def objects(self, s3_bucket: str) -> Objects:
