@@ -7,6 +7,7 @@ Segmentation" (arXiv 2112.01527), section 3.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from jaxtyping import Float
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 
 from storage.keys import Json
 from teachers.base import BaseTeacherConfig, ModuleTeacher, StudentSource, build_seeded
-from teachers.checkpoints import load_pretrained
+from teachers.checkpoints import load_pretrained, official_file
 from teachers.device import real_dtype, wants_compilation
 from teachers.mask2former_sizes import MASK2FORMER_SIZES, Mask2FormerSize, Mask2FormerSizes
+from teachers.official_detectron2 import load_official_mask2former
 from teachers.resize import (
     lookup_normalised,
     nearest_short_side_size,
@@ -52,6 +54,8 @@ class Mask2FormerTeacherConfig(BaseTeacherConfig, frozen=True):
 
     None: a random network of `size` or `tiny`.
     """
+    backend: Literal["transformers", "official"] = "transformers"
+    """Whose code runs: transformers', or the authors' on detectron2 with their own file, which is optional."""
     size: Mask2FormerSize | None = None
     """Published size of a random network; null: the sizes in `tiny`."""
     tiny: Mask2FormerSizes = Mask2FormerSizes()
@@ -76,6 +80,8 @@ class Mask2FormerTeacherConfig(BaseTeacherConfig, frozen=True):
             raise ValueError(
                 f"size: {self.size} is for a random network, got checkpoint {self.checkpoint!r} too; leave one out"
             )
+        if self.backend == "official" and (self.checkpoint is None or official_file(self.checkpoint) is None):
+            raise ValueError(f"checkpoint: backend: official takes an official file, got {self.checkpoint!r}; name one")
         return self
 
     def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
@@ -108,7 +114,12 @@ class Mask2FormerTeacherConfig(BaseTeacherConfig, frozen=True):
             DataError: the checkpoint lacks weights of the feature network.
             OSError: no checkpoint under that path or name.
         """
-        network, num_channels = _random_network(self) if self.checkpoint is None else _load(self.checkpoint)
+        if self.checkpoint is None:
+            network, num_channels = _random_network(self)
+        elif self.backend == "official":
+            network, num_channels = load_official_mask2former(Path(self.checkpoint).expanduser())
+        else:
+            network, num_channels = _load(self.checkpoint)
         return Mask2FormerTeacher(network, num_channels, self, device)
 
     def identity(self) -> dict[str, Json]:
@@ -117,7 +128,7 @@ class Mask2FormerTeacherConfig(BaseTeacherConfig, frozen=True):
             "stretch": "short side, stretch to multiple, PIL bilinear, ImageNet",
             "pad": "short side rounded to nearest, PIL bilinear, ImageNet, pad to multiple",
         }
-        return {
+        identity: dict[str, Json] = {
             "kind": self.kind,
             "layer": _LAYER,
             "preprocessing": {
@@ -127,6 +138,7 @@ class Mask2FormerTeacherConfig(BaseTeacherConfig, frozen=True):
                 "multiple_px": self.multiple_px,
             },
         }
+        return identity if self.backend == "transformers" else {**identity, "backend": self.backend}
 
     def _resized(self, height_px: int, width_px: int) -> tuple[int, int]:
         rule = short_side_size if self.resize == "stretch" else nearest_short_side_size

@@ -7,6 +7,7 @@ arXiv 2408.00714, section 4); prompt encoder and mask decoder are neither needed
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from storage.keys import Json
 from teachers.base import BaseTeacherConfig, ModuleTeacher, StudentSource, build_seeded
-from teachers.checkpoints import load_pretrained
+from teachers.checkpoints import load_pretrained, official_file
 from teachers.device import real_dtype, wants_compilation
+from teachers.official_sam2 import OfficialImageEmbedding, load_official_sam2
 from teachers.resize import require_rgb, resize_antialiased
 from teachers.sam2_sizes import SAM2_SIZES, Sam2Architecture, Sam2Details, Sam2Size, Sam2Sizes
 
@@ -44,6 +46,8 @@ class Sam2TeacherConfig(BaseTeacherConfig, frozen=True):
 
     None: a random network of `size` or `tiny`.
     """
+    backend: Literal["transformers", "official"] = "transformers"
+    """Whose code runs: transformers', or the package `sam2` of the authors on their own file, which is optional."""
     details: Sam2Details | None = None
     """What an official file of a size that was never published doesn't tell."""
     size: Sam2Size | None = None
@@ -59,6 +63,8 @@ class Sam2TeacherConfig(BaseTeacherConfig, frozen=True):
             raise ValueError(
                 f"size: {self.size} is for a random network, got checkpoint {self.checkpoint!r} too; leave one out"
             )
+        if self.backend == "official" and (self.checkpoint is None or official_file(self.checkpoint) is None):
+            raise ValueError(f"checkpoint: backend: official takes an official file, got {self.checkpoint!r}; name one")
         return self
 
     def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:
@@ -81,12 +87,17 @@ class Sam2TeacherConfig(BaseTeacherConfig, frozen=True):
             DataError: the checkpoint lacks weights of the feature network.
             OSError: no checkpoint under that path or name.
         """
-        network = _random_network(self) if self.checkpoint is None else _load(self.checkpoint, self.details)
+        if self.checkpoint is None:
+            network = _random_network(self)
+        elif self.backend == "official":
+            network = load_official_sam2(Path(self.checkpoint).expanduser(), self.details)
+        else:
+            network = _load(self.checkpoint, self.details)
         return Sam2Teacher(network, self, device)
 
     def identity(self) -> dict[str, Json]:
         """What decides the features besides weights and dtype."""
-        return {
+        identity: dict[str, Json] = {
             "kind": self.kind,
             "layer": _LAYER,
             "preprocessing": {
@@ -94,12 +105,15 @@ class Sam2TeacherConfig(BaseTeacherConfig, frozen=True):
                 "image_size_px": self.image_size_px,
             },
         }
+        return identity if self.backend == "transformers" else {**identity, "backend": self.backend}
 
 
 class Sam2Teacher(ModuleTeacher):
     """See `Sam2TeacherConfig`; every image has the same square grid."""
 
-    def __init__(self, network: ImageEmbedding, config: Sam2TeacherConfig, device: str) -> None:
+    def __init__(
+        self, network: ImageEmbedding | OfficialImageEmbedding, config: Sam2TeacherConfig, device: str
+    ) -> None:
         # Heads and windows don't show in the weights: hashed where they aren't as usual for their shapes.
         unusual = cast("dict[str, Json]", network.architecture.unusual())
         super().__init__(

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import pytest
-import torch
 from torch import nn
 
 from storage.errors import UsageError
@@ -13,7 +14,6 @@ from teachers.mask2former import Mask2FormerTeacherConfig
 from teachers.radio import RadioTeacherConfig
 from teachers.registry import teacher_card
 from teachers.sam2 import Sam2TeacherConfig
-from teachers.testing import textured_image
 
 
 def test_auto_is_bfloat16_on_cuda_alone() -> None:
@@ -69,13 +69,25 @@ def test_auto_compiles_on_cuda(choice: object, device: str, expected: bool) -> N
     assert wants_compilation(Sam2TeacherConfig.model_validate({"compile": choice}), device) is expected
 
 
+COMPILED = """
+import torch
+from teachers.radio import RadioTeacherConfig
+from teachers.testing import textured_image
+
+plain, compiled = (RadioTeacherConfig(compile=choice, image_size_px=64).build() for choice in (False, True))
+inputs = torch.stack([plain.preprocess(textured_image(64, 64, seed)) for seed in range(2)])
+expected = plain.forward(inputs)
+assert plain.fingerprint == compiled.fingerprint
+print(float((compiled.forward(inputs) - expected).abs().max() / expected.std()))
+"""
+
+
 @pytest.mark.slow
 def test_a_compiled_teacher_gives_the_same_features() -> None:
-    plain, compiled = (RadioTeacherConfig(compile=choice, image_size_px=64).build() for choice in (False, True))
-    inputs = torch.stack([plain.preprocess(textured_image(64, 64, seed)) for seed in range(2)])
-    expected = plain.forward(inputs)
-    # Fused kernels sum in another order.
-    assert float((compiled.forward(inputs) - expected).abs().max()) <= 1e-5 * float(expected.std())
+    # In a process of its own: the compiler can't see through the checks of types that tests put on every function.
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=True)
+    # Fused kernels sum in another order; measured: 8e-7 (RADIO), 2e-6 (SAM 2), 4e-6 (Mask2Former).
+    assert float(done.stdout) <= 1e-5
 
 
 def test_batches_fit_the_kind_of_device() -> None:
