@@ -11,7 +11,7 @@ import numpy.typing as npt
 from storage.errors import UsageError
 from storage.keys import Json
 from storage.klt import Calibration, KltCodec, deviation, quantise
-from storage.stored_features import Basis, Float32, StoredFeature
+from storage.stored_features import Basis, Float32, StoredFeature, check_range
 
 __all__ = ["TIERS", "CalibrationSample", "Tier"]
 
@@ -52,7 +52,12 @@ class CalibrationSample:
         return len(self._blocks)
 
     def add(self, features: Float32) -> None:
-        """Takes the features of one image, float32 [channels, height, width]; every image counts the same."""
+        """Takes the features of one image, float32 [channels, height, width]; every image counts the same.
+
+        Raises:
+            DataError: a value is not finite, or above 1e15.
+        """
+        check_range(features, 1e15, "is no feature; the teacher diverges")
         flat = np.ascontiguousarray(features.reshape(len(features), -1), dtype=np.float32)
         mean = flat.mean(axis=1, dtype=np.float64)
         products = (flat @ flat.T).astype(np.float64) / flat.shape[1]
@@ -66,7 +71,7 @@ class CalibrationSample:
 
         Args:
             tier: signal-to-noise ratio to reach.
-            about: how the sample was drawn, for the record.
+            about: whose features they are and how they were drawn, for the record.
 
         Raises:
             UsageError: nothing was added.
@@ -79,7 +84,8 @@ class CalibrationSample:
         step = _step_of(self._blocks[:: max(1, len(self) // _NUM_TUNED)], basis, tier)
         tuned = Calibration(basis, sigma, step, tier.deadzone, {"bits_per_value": 0.0})
         measured = _measure(KltCodec(tuned), self._blocks)
-        return Calibration(basis, sigma, step, tier.deadzone, {**measured, **(about or {}), "num_images": len(self)})
+        facts: dict[str, Json] = {"tier_db": tier.snr_db, **measured, "num_images": len(self), **(about or {})}
+        return Calibration(basis, sigma, step, tier.deadzone, facts)
 
 
 def _principal(mean: npt.NDArray[np.float64], products: npt.NDArray[np.float64]) -> Basis:

@@ -15,6 +15,7 @@ A task whose rows come one after another gives them to a `ShardWriter`, which ke
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -115,8 +116,9 @@ class WrittenShard:
 class ShardWriter:
     """Collects the rows of one shard and writes it by a single create-only put.
 
-    Rows are kept as they will be stored, in one buffer, so that a shard takes little more memory than
-    its own size.
+    Rows go where the object store keeps what isn't finished: to a hidden file on a local disk, else to
+    one buffer, so that a shard takes no more memory than its own size. Their hash is computed beside.
+    A writer that is given up leaves nothing.
 
     Args:
         part: prefix of the part.
@@ -129,7 +131,14 @@ class ShardWriter:
         self._part, self._array, self._codec = part, array, codec
         self._key = array.shard_key(shard_index)
         self._num_rows = len(array.shard_rows(shard_index))
-        self._builder = ShardBuilder(array, codec, self._num_rows)
+        self._object = part.new(self._key)
+        self._builder = ShardBuilder(array, codec, self._num_rows, self._write)
+        self._digest, self._hasher = hashlib.sha256(), ThreadPoolExecutor(1, thread_name_prefix="hash")
+
+    def _write(self, piece: bytes | memoryview) -> None:
+        # One thread takes them in order; behind the last one the digest is complete.
+        self._hasher.submit(self._digest.update, piece)
+        self._object.write(piece)
 
     def encode(self, row: FeatureRow) -> EncodedRow:
         """Encodes one row; may run in any thread.
@@ -152,13 +161,12 @@ class ShardWriter:
             ValueError: rows are missing.
             CorruptObject: a shard exists already and is torn.
         """
-        data, rows = self._builder.finish()
-        with ThreadPoolExecutor(1) as pool:
-            digest = pool.submit(bytes_key, data)
-            created = self._part.create(self._key, data)
+        rows = self._builder.finish()
+        created = self._object.finish()
+        self._hasher.shutdown()
         if not created:
             return _read_shard(self._part, self._array, self._key, self._codec)
-        entry = FileEntry(self._key, len(data), digest.result(), self._num_rows)
+        entry = FileEntry(self._key, self._object.size_bytes, self._digest.hexdigest(), self._num_rows)
         return WrittenShard(entry, tuple(RowEntry.of(row) for row in rows))
 
 

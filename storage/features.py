@@ -327,10 +327,9 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         return groups
 
     def _divided(self, groups: Mapping[_Place, list[int]]) -> list[tuple[_Place, list[int]]]:
-        """Pieces for the threads: of a local file few images each, else a shard, whose ranges are fetched together."""
-        if self.objects.local_path is None:
-            return list(groups.items())
-        size = -(-sum(map(len, groups.values())) // _NUM_LOCAL_READERS)
+        """Pieces for the threads, neighbours together, so that one image is decoded while others are on their way."""
+        num_pieces = _NUM_THREADS if self.objects.local_path is None else _NUM_LOCAL_READERS
+        size = -(-sum(map(len, groups.values())) // num_pieces)
         return [
             (place, rows[start : start + size]) for place, rows in groups.items() for start in range(0, len(rows), size)
         ]

@@ -6,11 +6,12 @@ import contextlib
 import os
 import secrets
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-__all__ = ["create", "is_unfinished", "read_buffers", "unfinished_files"]
+__all__ = ["NewFile", "create", "is_unfinished", "read_buffers", "unfinished_files"]
 
 _MARK = "#"
 """Between a name and a number: so object_store, too, names a file that isn't finished, and doesn't list it."""
@@ -52,10 +53,7 @@ def _read(descriptor: int, start: int, buffer: memoryview) -> memoryview:
 
 
 def create(path: str, data: bytes | bytearray | memoryview) -> bool:
-    """Writes a file unless one is there; others see all of it or nothing, even after a crash of the machine.
-
-    The bytes go to a file beside it, which is flushed to the disk and then hard-linked to the name: a
-    rename would overwrite.
+    """Writes a file unless one is there; see `NewFile`.
 
     Returns:
         Whether the file was written; False if one was there.
@@ -65,27 +63,62 @@ def create(path: str, data: bytes | bytearray | memoryview) -> bool:
     """
     if os.path.lexists(path):
         return False
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    unfinished = f"{path}{_MARK}{secrets.randbits(63)}"
+    file = NewFile(path)
     try:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        file.write(data)
+        return file.finish()
+    finally:
+        file.discard()
+
+
+class NewFile:
+    """A file that comes to be piece by piece; others see all of it or nothing, even after a crash of the machine.
+
+    The bytes go to a file beside it, which is flushed to the disk and then hard-linked to the name: a
+    rename would overwrite. Whoever gives up before the end leaves nothing.
+
+    Args:
+        path: where the file shall be; folders are made.
+
+    Raises:
+        OSError: no space, no permission; of every method.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path, self._folder = path, os.path.dirname(path)
+        os.makedirs(self._folder, exist_ok=True)
+        self._unfinished = f"{path}{_MARK}{secrets.randbits(63)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._descriptor = os.open(self._unfinished, flags, 0o666)
+        self._discard = weakref.finalize(self, _discard, self._descriptor, self._unfinished)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Adds bytes at the end."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
+
+    def finish(self) -> bool:
+        """Puts the file at its place; returns False if one was there, whose bytes are unchanged."""
+        os.fsync(self._descriptor)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        try:
-            os.link(unfinished, path)
+            os.link(self._unfinished, self._path)
         except FileExistsError:
             return False
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(unfinished)
-    _flush_folder(folder)
-    return True
+        finally:
+            self.discard()
+        _flush_folder(self._folder)
+        return True
+
+    def discard(self) -> None:
+        """Gives up what isn't finished."""
+        self._discard()
+
+
+def _discard(descriptor: int, path: str) -> None:
+    os.close(descriptor)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _flush_folder(folder: str) -> None:

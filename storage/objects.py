@@ -30,7 +30,7 @@ from storage.errors import CorruptObject, InfrastructureError, ObjectNotFound, U
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-__all__ = ["ObjectInfo", "Objects"]
+__all__ = ["NewObject", "ObjectInfo", "Objects"]
 
 _RETRY: RetryConfig = {
     "max_retries": 8,
@@ -260,7 +260,7 @@ class Objects:
         try:
             return bytes(obstore.get(store, path).bytes())
         except (exceptions.BaseError, OSError, ValueError) as error:
-            raise self._error(error, key, "read") from None
+            raise self.failure(error, key, "read") from None
 
     def read_buffer(self, key: str) -> memoryview:
         """All bytes of an object without a copy behind the read; see `read_buffers`, raises as `read`."""
@@ -271,7 +271,7 @@ class Objects:
                 return local_files.read_buffers(local, [(0, os.stat(local).st_size)])[0]
             return memoryview(obstore.get(store, path).bytes())
         except (exceptions.BaseError, OSError, EOFError, ValueError) as error:
-            raise self._error(error, key, "read") from None
+            raise self.failure(error, key, "read") from None
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         """`length` bytes from `start` on; see `read_ranges`."""
@@ -302,7 +302,7 @@ class Objects:
                 self._check_extent(key, ranges)
                 raise CorruptObject(f"{self.url}/{key}: was cut off while it was read; rewrite it") from None
             except OSError as error:
-                raise self._error(error, key, "read") from None
+                raise self.failure(error, key, "read") from None
         wanted = _coalesced([span for span in ranges if span[1] > 0])
         if not wanted:
             return [memoryview(b"")] * len(ranges)
@@ -319,7 +319,7 @@ class Objects:
         except (exceptions.BaseError, OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError):
                 self._check_extent(key, wanted)
-            raise self._error(error, key, "read") from None
+            raise self.failure(error, key, "read") from None
         if [len(data) for data in found] != [length for _, length in wanted]:
             self._check_extent(key, wanted)
             raise CorruptObject(f"{self.url}/{key}: the store returned fewer bytes than asked for; try again")
@@ -341,7 +341,7 @@ class Objects:
         except (exceptions.BaseError, OSError, ValueError) as error:
             if not isinstance(error, FileNotFoundError) and self.size(key) == 0:
                 return b""  # S3 answers a suffix range of an empty object with 416
-            raise self._error(error, key, "read") from None
+            raise self.failure(error, key, "read") from None
 
     def size(self, key: str) -> int:
         """Size of an object in bytes; raises ObjectNotFound."""
@@ -349,7 +349,7 @@ class Objects:
         try:
             return obstore.head(store, path)["size"]
         except (exceptions.BaseError, OSError, ValueError) as error:
-            raise self._error(error, key, "look up") from None
+            raise self.failure(error, key, "look up") from None
 
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
@@ -375,8 +375,22 @@ class Objects:
         except exceptions.AlreadyExistsError:
             return False
         except (exceptions.BaseError, OSError, ValueError) as error:
-            raise self._error(error, key, "create") from None
+            raise self.failure(error, key, "create") from None
         return True
+
+    def new(self, key: str) -> NewObject:
+        """An object that is given piece by piece and then created as `create` does it.
+
+        The pieces of a local file go to the disk at once; those of others are kept until the end.
+        """
+        store, path = self._writable(key)
+        del store
+        if self._location.scheme != "file":
+            return NewObject(self, key, None)
+        try:
+            return NewObject(self, key, local_files.NewFile(os.path.join(self._location.root, path)))
+        except OSError as error:
+            raise self.failure(error, key, "create") from None
 
     def put(self, key: str, data: bytes) -> None:
         """Writes or overwrites an object. For records of a run; outputs are made with `create`."""
@@ -384,7 +398,7 @@ class Objects:
         try:
             obstore.put(store, path, data, use_multipart=False)
         except (exceptions.BaseError, OSError, ValueError) as error:
-            raise self._error(error, key, "write") from None
+            raise self.failure(error, key, "write") from None
 
     def delete(self, key: str) -> None:
         """Removes an object; one that isn't there is fine."""
@@ -394,7 +408,7 @@ class Objects:
         except FileNotFoundError:
             return
         except (exceptions.BaseError, OSError, ValueError) as error:
-            raise self._error(error, key, "delete") from None
+            raise self.failure(error, key, "delete") from None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Objects below the folder `prefix` (whole path segments), sorted by key.
@@ -415,7 +429,7 @@ class Objects:
                 for meta in chunk
             ]
         except (exceptions.BaseError, OSError, ValueError) as error:
-            raise self._error(error, prefix, "list") from None
+            raise self.failure(error, prefix, "list") from None
         yield from sorted(infos, key=lambda info: info.key)
 
     def _path(self, key: str) -> str:
@@ -426,7 +440,7 @@ class Objects:
         path = self._path(key)
         # Opening a local store makes its folder, which mere reading must not do.
         if self._location.scheme == "file" and not os.path.isdir(self._location.root):
-            raise self._error(FileNotFoundError(), key, "read")
+            raise self.failure(FileNotFoundError(), key, "read")
         return _store_of(self._location), path
 
     def _writable(self, key: str) -> tuple[ObjectStore, str]:
@@ -434,7 +448,8 @@ class Objects:
             raise UsageError(f"{self.url}/{key}: https:// is read-only; write through the object store behind it")
         return _store_of(self._location), self._path(key)
 
-    def _error(self, error: BaseException, key: str, action: str) -> InfrastructureError:
+    def failure(self, error: BaseException, key: str, action: str) -> InfrastructureError:
+        """Our error for one of the store's, about one object; raised by whoever caught it."""
         return _failure(error, f"{self.url}/{key}", self._location.scheme, action)
 
     def _check_extent(self, key: str, ranges: Sequence[tuple[int, int]]) -> None:
@@ -444,6 +459,36 @@ class Objects:
             raise CorruptObject(
                 f"{self.url}/{key}: expected at least {end} bytes, found {size_bytes}; it is cut off, rewrite it"
             )
+
+
+class NewObject:
+    """An object in the making, see `Objects.new`; if it is given up, nothing is left of it."""
+
+    def __init__(self, objects: Objects, key: str, file: local_files.NewFile | None) -> None:
+        self._objects, self._key, self._file = objects, key, file
+        self._data = bytearray()
+        self.size_bytes = 0
+        """What it has so far."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Adds bytes at the end; raises InfrastructureError."""
+        self.size_bytes += len(data)
+        if self._file is None:
+            self._data += data
+            return
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise self._objects.failure(error, self._key, "create") from None
+
+    def finish(self) -> bool:
+        """Creates the object; returns as `Objects.create`, raises InfrastructureError."""
+        if self._file is None:
+            return self._objects.create(self._key, self._data)
+        try:
+            return self._file.finish()
+        except OSError as error:
+            raise self._objects.failure(error, self._key, "create") from None
 
 
 def _check_key(key: str) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
@@ -119,22 +119,25 @@ def encode_row(row: ShardRow, array: ArrayPlan, codec: Codec) -> EncodedRow:
 
 
 class ShardBuilder:
-    """Collects the rows of one shard, in any order, in one growing buffer; not safe for several threads.
+    """Puts the rows of one shard, in any order, one behind the other; not safe for several threads.
 
     Args:
         array: the array that the shard belongs to.
         codec: of the store.
         num_rows: rows of this shard.
+        write: takes the shard's bytes, piece by piece; they must not change afterwards.
     """
 
-    def __init__(self, array: ArrayPlan, codec: Codec, num_rows: int) -> None:
-        self._array, self._codec = array, codec
+    def __init__(
+        self, array: ArrayPlan, codec: Codec, num_rows: int, write: Callable[[bytes | memoryview], None]
+    ) -> None:
+        self._array, self._codec, self._write = array, codec, write
         self._rows: list[ShardRow | None] = [None] * num_rows
         self._extents = np.full((array.rows_per_shard, 2), _ABSENT, "<u8")
-        self._data = bytearray()
+        self._size_bytes = 0
 
     def add(self, slot: int, encoded: EncodedRow) -> None:
-        """Takes one row; `slot` counts from 0 within the shard. Its values are not kept beside the buffer.
+        """Writes one row; `slot` counts from 0 within the shard. Its values are not kept.
 
         Raises:
             ValueError: the slot is taken.
@@ -146,12 +149,14 @@ class ShardBuilder:
             nothing = np.empty((self._array.num_channels, 0), self._codec.dtype)
             stored = replace(stored, values=nothing)
         self._rows[slot] = replace(encoded.row, stored=stored)
-        self._extents[slot] = len(self._data), len(encoded.chunk) + _CRC.size
-        self._data += encoded.chunk
-        self._data += _CRC.pack(encoded.checksum)
+        size = len(encoded.chunk) + _CRC.size
+        self._extents[slot] = self._size_bytes, size
+        self._size_bytes += size
+        self._write(encoded.chunk)
+        self._write(_CRC.pack(encoded.checksum))
 
-    def finish(self) -> tuple[bytearray, tuple[ShardRow, ...]]:
-        """The shard's bytes and its rows without their values.
+    def finish(self) -> tuple[ShardRow, ...]:
+        """Writes what comes behind the rows, and returns them without their values.
 
         Raises:
             ValueError: rows are missing.
@@ -162,8 +167,8 @@ class ShardBuilder:
         block = _build_block(rows, self._codec)
         start = block + _MAGIC + struct.pack("<Q", len(block))
         index = self._extents.tobytes()
-        self._data += b"".join([start, _CRC.pack(_crc(start)), index, _CRC.pack(_crc(index))])
-        return self._data, rows
+        self._write(b"".join([start, _CRC.pack(_crc(start)), index, _CRC.pack(_crc(index))]))
+        return rows
 
 
 def tail_bytes_guess(array: ArrayPlan, codec: Codec) -> int:

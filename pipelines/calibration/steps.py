@@ -12,7 +12,7 @@ from storage.calibration import TIERS, CalibrationSample
 from storage.codecs import Codec, codec_of
 from storage.errors import DataError, ObjectNotFound, UsageError
 from storage.feature_plan import PlannedRow
-from storage.keys import Json, content_key
+from storage.keys import content_key
 from storage.klt import CALIBRATION_NAME, Calibration, KltCodec
 from storage.objects import Objects
 from storage.schema import ImageRecord
@@ -108,6 +108,4 @@ def fit_calibration(
         on_image(number)
     if not len(sample):
         raise DataError(f"calibration: expected features of at least one image; {failure}; mend the images")
-    tier = TIERS[features.codec]
-    about: dict[str, Json] = {"tier_db": tier.snr_db, "teacher": teacher.fingerprint}
-    return sample.fit(tier, about)
+    return sample.fit(TIERS[features.codec], {"teacher": teacher.fingerprint})

@@ -106,7 +106,7 @@ def alternate(
     sides: Mapping[str, Callable[[], object]],
     repeats: int,
     warmups: int,
-    synchronize: Callable[[], object] | None = None,
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, Seconds]:
     """Times the sides in turn (A B A B ...), so that what else the machine does meets both.
 
@@ -114,11 +114,13 @@ def alternate(
         sides: pieces of work, by name.
         repeats: times that each is timed.
         warmups: times that each is run before.
+        before: called before each run, outside the time.
     """
     seconds = {name: Seconds() for name in sides}
     for repeat in range(-warmups, repeats):
         for name, work in sides.items():
             gc.collect()
+            before()
             start_s, start_cpu_s = time.perf_counter(), time.process_time()
             work()
             wall_s, cpu_s = time.perf_counter() - start_s, time.process_time() - start_cpu_s

