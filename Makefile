@@ -67,7 +67,6 @@ fmt: $(STAMP) ## Rewrites the sources in ruff's format, with what it can mend by
 	$(BIN)/ruff format
 
 bench: $(STAMP) ## The benchmarks, timed and printed (`make test` runs each once, untimed)
-	SAILLOFT_BENCH=1 $(PYTEST) -s tests/benchmarks/test_feature_store_speed.py $(ARGS)
 	$(BIN)/python -m tests.benchmarks
 
 install: $(STAMP) ## Only the virtual environment
