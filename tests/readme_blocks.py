@@ -1,4 +1,4 @@
-"""Runs the code blocks of README.md and docs/student.md, as a reader would: `python -m tests.readme_blocks`.
+"""Runs the code blocks of the README and of the pages named below, as a reader would: `python -m tests.readme_blocks`.
 
 A block is run after the line `<!-- run -->`, and left alone after `<!-- not run: reason -->`; one
 without either is an error, so that none goes stale unseen. It is a program and no test: blocks may
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/student.md")
+DOCUMENTS = ("README.md", "docs/student.md", "docs/teachers.md")
 BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>run|not run: [^\n]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
