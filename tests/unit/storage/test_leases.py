@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.leases import Holder, Lease, Leases, LeaseTimes, id_digests, uncovered
+from storage.leases import Digests, Holder, Lease, Leases, LeaseTimes, id_digests, uncovered
 from storage.objects import Objects
 
 TIMES = LeaseTimes(heartbeat_s=0.02, expires_after_s=60.0, look_again_s=0.005)
@@ -29,6 +30,22 @@ class Clock:
 @pytest.fixture(params=["file", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
     return Objects.open(tmp_path / "store" if request.param == "file" else f"memory://{tmp_path.name}")
+
+
+@pytest.fixture(autouse=True)
+def no_heart_beats_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Leases that a test leaves behind, as a killed process would, don't live on beside the next test."""
+    begun: list[Lease] = []
+    begin = Lease.begin
+
+    def noted(lease: Lease, digests: Digests) -> bool:
+        begun.append(lease)
+        return begin(lease, digests)
+
+    monkeypatch.setattr(Lease, "begin", noted)
+    yield
+    for lease in begun:
+        lease.close()
 
 
 def _keys(store: Objects) -> list[str]:
@@ -76,9 +93,8 @@ def test_a_heartbeat_keeps_it_alive(store: Objects) -> None:
         assert watcher.others()
 
 
-def test_the_lease_of_a_process_that_is_gone_is_dead_at_once(store: Objects) -> None:
-    if store.local_path is None:
-        pytest.skip("memory isn't shared between processes")
+def test_the_lease_of_a_process_that_is_gone_is_dead_at_once(tmp_path: Path) -> None:
+    store = Objects.open(tmp_path)
     program = (
         "import os, sys\n"
         "from storage.leases import Leases\n"
