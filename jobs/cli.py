@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -114,11 +115,50 @@ def _until(command: str, summary: str) -> Callable[..., None]:
 
 for _command, _summary in (
     ("curate", "Makes the corpus of a recipe (and its scenes, if it has any)."),
-    ("teach", "Makes the teachers' features, and what has to be there before."),
     ("train", "Trains the student, after making what has to be there before."),
     ("evaluate", "Scores the trained student, after making what has to be there before."),
 ):
     app.command(_command, epilog=f"Example:  sailloft {_command} my.yaml --dry-run")(_until(_command, _summary))
+
+
+@app.command(epilog="Examples:  sailloft teach my.yaml --dry-run   |   sailloft teach my.yaml --verify 100")
+def teach(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    dry_run: DryRunOption = False,
+    verify: Annotated[
+        int | None,
+        typer.Option("--verify", metavar="N", min=1, help="Recompute N stored images of each teacher and compare."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which images are drawn to be verified.")] = 0,
+) -> None:
+    """Makes the teachers' features, and what has to be there before."""
+    resolved = _load(recipe, overrides)
+    if verify is None:
+        _run(resolved, "teach", dry_run)
+        return
+    from jobs.verify import verify_recipe
+
+    typer.echo(verify_recipe(resolved, verify, seed, verbose=logger.isEnabledFor(logging.INFO)))
+
+
+@app.command(epilog="Examples:  sailloft plan my.yaml   |   sailloft plan my.yaml features.num_actors=64 --probe 64")
+def plan(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    probe: Annotated[
+        int, typer.Option("--probe", metavar="N", min=0, help="Measure each teacher on N images, on the cluster.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Shows what would run, and forecasts bytes, requests, hours and price of the teachers' features.
+
+    Nothing is executed but the probe, which removes what it writes.
+    """
+    from jobs.plan import plan_recipe
+
+    found = plan_recipe(_load(recipe, overrides), probe, verbose=logger.isEnabledFor(logging.INFO))
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))
 
 
 @app.command(

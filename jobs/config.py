@@ -12,6 +12,7 @@ from jobs.session import ClusterConfig
 from model.config import StudentConfig
 from pipelines.curation.config import CurationConfig
 from pipelines.distillation.config import FeaturesConfig
+from pipelines.distillation.costs import CostsConfig
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.report.inputs import Target
 from pipelines.scenes.config import ScenesConfig
@@ -49,6 +50,8 @@ class Recipe(RecipeModel):
     """What a reader of the report has to know first."""
     targets: tuple[Target, ...] = ()
     """Scores that the run promises; the report says which are met."""
+    costs: CostsConfig = Field(default=CostsConfig(), json_schema_extra={"hashed": False})
+    """Prices and rates for forecasts."""
     cluster: ClusterConfig = Field(default=ClusterConfig(), json_schema_extra={"hashed": False})
     """Where Ray runs."""
 

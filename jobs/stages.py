@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 from jobs.config import Recipe
 from jobs.flow import Located, Outputs, Stage, Timings
 from jobs.report import report_inputs, shown_recipe
 from pipelines.calibration.steps import calibration_key, codec_for, is_calibrated
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curation_key
-from pipelines.distillation.plan import coverage_key, coverage_path, feature_fingerprint, store_key
+from pipelines.distillation.forecast import ImageCounts, forecast_teaching
+from pipelines.distillation.plan import TeachPlan, coverage_key, coverage_path, feature_fingerprint, store_key
 from pipelines.evaluation.config import evaluation_key
 from pipelines.progress import Progress
 from pipelines.report import build_report, report_key
@@ -21,7 +24,10 @@ from storage.errors import UsageError
 from storage.objects import Objects
 from teachers.registry import TeacherCard, TeacherConfig, teacher_card
 
-__all__ = ["COMMANDS", "plan_stages", "teach_name"]
+__all__ = ["COMMANDS", "FORECASTS", "plan_stages", "teach_name"]
+
+FORECASTS = "runs/forecasts"
+"""Prefix, below the workspace, of what each run of `teach` expected before it began."""
 
 COMMANDS = ("scenes", "curate", "teach", "train", "evaluate", "report")
 """Verbs of the command line in the order of the flow."""
@@ -132,7 +138,13 @@ def _teach(workspace: Objects, recipe: Recipe, teacher: TeacherConfig) -> Stage:
         from pipelines.distillation.pipeline import teach
 
         corpus = Corpus.open(outputs["curate"].objects)
-        teach(corpus, teacher, recipe.features, codec(outputs), target.readable, progress)
+
+        def note(images: ImageCounts, plan: TeachPlan) -> None:
+            num_channels = _card(teacher).num_channels
+            forecast = forecast_teaching(teacher.kind, images, plan, num_channels, recipe.features, recipe.costs)
+            workspace.put(f"{FORECASTS}/{target.key}.json", json.dumps(forecast.to_json(), indent=1).encode())
+
+        teach(corpus, teacher, recipe.features, codec(outputs), target.readable, progress, note)
 
     return Stage(teach_name(teacher), "teach", ("curate", *([calibrated] if calibrated else [])), locate, run)
 

@@ -20,7 +20,7 @@ from storage.recipe import RecipeModel
 from teachers.base import StudentSource
 from teachers.registry import TeacherCard
 
-__all__ = ["LedgerTeacher", "LedgerTeacherConfig", "computations", "ledger_card"]
+__all__ = ["LedgerTeacher", "LedgerTeacherConfig", "computations", "ledger_card", "ledger_times", "picture_key"]
 
 _CELL_PX = 4
 
@@ -86,7 +86,7 @@ class LedgerTeacher:
             return
         path = Path(self._config.ledger) / f"{os.getpid()}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = "".join(f"{hashlib.sha256(image.numpy().tobytes()).hexdigest()}\n" for image in batch)
+        lines = "".join(f"{picture_key(image)} {time.time()}\n" for image in batch)
         with path.open("a") as file:
             file.write(lines)
 
@@ -96,6 +96,23 @@ def ledger_card(config: LedgerTeacherConfig) -> TeacherCard:
     return TeacherCard(config.build().fingerprint, config.num_channels)
 
 
+def picture_key(inputs: Tensor) -> str:
+    """Names a picture in the ledger, by what the teacher sees of it."""
+    return hashlib.sha256(inputs.numpy().tobytes()).hexdigest()
+
+
+def ledger_times(folder: Path) -> dict[str, list[float]]:
+    """When each picture was computed, in seconds since the epoch."""
+    times: dict[str, list[float]] = {}
+    for path in folder.glob("*.txt"):
+        # A process that is killed may leave half a line.
+        for line in path.read_text().splitlines(keepends=True):
+            if line.endswith("\n"):
+                key, _, time_s = line.partition(" ")
+                times.setdefault(key, []).append(float(time_s))
+    return times
+
+
 def computations(folder: Path) -> Counter[str]:
-    """How often each picture was computed, by a hash of its pixels."""
-    return Counter(line for path in folder.glob("*.txt") for line in path.read_text().splitlines())
+    """How often each picture was computed."""
+    return Counter({key: len(times) for key, times in ledger_times(folder).items()})

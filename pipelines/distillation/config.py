@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from storage.recipe import RecipeModel
+from teachers.base import BaseTeacherConfig
+from teachers.device import default_batch_size
 
 __all__ = ["FeaturesConfig", "StudentGrid"]
 
@@ -52,8 +54,9 @@ class FeaturesConfig(RecipeModel):
     """Grids of the student; needed by `grid: student` and by nothing else."""
     splits: tuple[str, ...] = ()
     """Images with a sample in one of these splits; empty: every image of the corpus."""
-    batch_size: int = Field(16, gt=0)
-    """Images of equal shape per forward pass; it decides the last bits of the features, so the plan fixes it."""
+    batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = 16
+    """Images of equal shape per forward pass; it decides the last bits of the features, so the plan fixes it.
+    `auto`: what suits teacher and device, see `teachers.device.default_batch_size`; recorded as that number."""
     images_per_shard: int = Field(1024, gt=0)
     """Upper bound of the images in one shard, which is also the unit of work and of resuming."""
     shard_mib: float = Field(64.0, gt=0)
@@ -78,6 +81,17 @@ class FeaturesConfig(RecipeModel):
     teacher's process is ended and replaced; longer than a batch, a start of the teacher or a put may take."""
     lease_expires_after_s: float = Field(60.0, gt=0, json_schema_extra={"hashed": False})
     """Seconds without a sign of life until another run takes this one for dead and computes its images."""
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """Kind of device on which teachers run."""
+        return "cuda" if self.num_gpus_per_actor > 0 else "cpu"
+
+    def resolved(self, teacher: BaseTeacherConfig) -> Self:
+        """With the batch size that `auto` stands for."""
+        if self.batch_size != "auto":
+            return self
+        return self.model_copy(update={"batch_size": default_batch_size(teacher, self.device)})
 
     @property
     def grid_stride_px(self) -> int | None:

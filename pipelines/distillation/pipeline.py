@@ -23,20 +23,25 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from pipelines.distillation.config import FeaturesConfig
 from pipelines.distillation.dispatch import Died, Dispatcher, Done, Event, Failed, Limits, Stirred
-from pipelines.distillation.plan import Batch, ShardTask
+from pipelines.distillation.forecast import EXPECTED_BITS_PER_VALUE
+from pipelines.distillation.plan import Batch, ExpectedSize, ImageSize, ShardTask, plan_teaching
+from pipelines.distillation.probe import FeedSample, Probe, probe_feed, probe_teacher
 from pipelines.distillation.steps import prepare_batch
 from pipelines.distillation.teaching import Job, OnPlan, teaching_of
+from pipelines.distillation.verify import Comparison, VerifyReport, recompute, sample_images
+from pipelines.distillation.wanted import wanted_images
 from pipelines.distillation.worker import Inputs, ShardResult, ShardWorker
 from pipelines.progress import NullProgress, Progress
 from storage.corpus import Corpus
-from storage.errors import InfrastructureError, SailloftError, UsageError
+from storage.errors import InfrastructureError, MissingFeature, SailloftError, UsageError
+from storage.features import FeatureStore
 from storage.manifest import Manifest
 from storage.objects import Objects
 from storage.stored_features import Codec
 from teachers.base import Geometry
 from teachers.registry import TeacherConfig
 
-__all__ = ["teach"]
+__all__ = ["measure", "teach", "verify"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +90,69 @@ def teach(
             raise UsageError(f"{objects.url}: Ray's processes can't share memory://; use a folder or an object store")
     teaching = teaching_of(corpus, teacher, features, codec, output)
     return teaching.published() or teaching.complete(_run_shards, progress or NullProgress(), on_plan)
+
+
+def measure(
+    corpus: Corpus,
+    teacher: TeacherConfig,
+    features: FeaturesConfig,
+    codec: Codec | None,
+    images: Sequence[ImageSize],
+    num_channels: int,
+    scratch: Objects,
+) -> Probe:
+    """Measures every phase on a few images, with the resources that the pool's processes get.
+
+    Args:
+        corpus: holds the images.
+        teacher: whose features.
+        features: grid, encoding and pool.
+        codec: of the store; None: one is fitted to these very images.
+        images: which, see `probe_images`.
+        num_channels: of the features.
+        scratch: prefix below which shards are written and removed again.
+    """
+    features = features.resolved(teacher)
+    size = codec or ExpectedSize(EXPECTED_BITS_PER_VALUE[features.codec])
+    plan = plan_teaching(images, features, teacher, teacher.student_source, num_channels, size, "probe")
+    task: Any = ray.remote(_measure)
+    options = {"num_cpus": features.num_cpus_per_actor, "num_gpus": features.num_gpus_per_actor, "max_retries": 0}
+    return _get(
+        task.options(**options).remote(
+            corpus.objects.url, corpus.manifest.key, teacher, features, codec, list(plan.tasks()), scratch
+        )
+    )
+
+
+def verify(
+    corpus: Corpus, teacher: TeacherConfig, features: FeaturesConfig, output: Objects, num_images: int, seed: int = 0
+) -> VerifyReport:
+    """Recomputes some stored images and compares, see `recompute`; nothing is written.
+
+    Args:
+        corpus: holds the images; of those that it shares with the store some are drawn.
+        teacher: whose features.
+        features: grid and pool.
+        output: prefix of the store.
+        num_images: how many.
+        seed: of the draw.
+
+    Raises:
+        MissingFeature: the store holds none of the images.
+    """
+    store, wanted = FeatureStore.open(output), wanted_images(corpus, features)
+    known = [image_id for image_id in wanted.image_ids.to_pylist() if image_id in store]
+    chosen = sample_images(known, num_images, seed)
+    if not chosen:
+        raise MissingFeature(f"{output.url}: holds none of the images of {corpus.objects.url}; run teach first")
+    task: Any = ray.remote(_recompute)
+    options = {"num_cpus": features.num_cpus_per_actor, "num_gpus": features.num_gpus_per_actor}
+    pieces = [chosen[start :: features.num_actors] for start in range(min(features.num_actors, len(chosen)))]
+    running = [
+        task.options(**options).remote(corpus.objects.url, corpus.manifest.key, teacher, features, store, piece)
+        for piece in pieces
+    ]
+    return VerifyReport(tuple(one for piece in running for one in _get(piece)))
 
 
 def _run_shards(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
@@ -199,9 +267,8 @@ class _TeacherActor:
         features = job.features
         self._job = job
         self._threads = ThreadPoolExecutor(features.num_batches_ahead, thread_name_prefix="decode")
-        device = "cuda" if features.num_gpus_per_actor > 0 else "cpu"
         self._worker = ShardWorker(
-            lambda: job.teacher.build(device),
+            lambda: job.teacher.build(features.device),
             job.part,
             job.codec,
             self._start,
@@ -235,6 +302,45 @@ class _TeacherActor:
 
 # Two threads for shards, so that one is written while the next one runs; one that answers meanwhile.
 _ACTOR: Any = cast(Any, ray.remote)(concurrency_groups={"shards": _SHARDS_PER_ACTOR, "watch": 1})(_TeacherActor)
+
+
+def _measure(
+    corpus_url: str,
+    corpus_key: str,
+    teacher: TeacherConfig,
+    features: FeaturesConfig,
+    codec: Codec | None,
+    tasks: Sequence[ShardTask],
+    scratch: Objects,
+) -> Probe:
+    def feed(task: ShardTask, batch: Batch) -> FeedSample:
+        image_ids = [task.shard.rows[position].image_id for position in batch.positions]
+        arguments = (corpus_url, corpus_key, teacher, image_ids, batch.input_size)
+        if features.num_cpus_per_decoder == 0:
+            return _feed(*arguments)
+        decoder: Any = ray.remote(_feed)
+        return _get(decoder.options(num_cpus=features.num_cpus_per_decoder).remote(*arguments))
+
+    return probe_teacher(lambda: teacher.build(features.device), tasks, feed, features, codec, scratch)
+
+
+def _feed(
+    corpus_url: str, corpus_key: str, geometry: Geometry, image_ids: Sequence[str], input_size: tuple[int, int]
+) -> FeedSample:
+    return probe_feed(_open_corpus(corpus_url, corpus_key), geometry, image_ids, input_size)
+
+
+def _recompute(
+    corpus_url: str,
+    corpus_key: str,
+    teacher: TeacherConfig,
+    features: FeaturesConfig,
+    store: FeatureStore,
+    image_ids: Sequence[str],
+) -> list[Comparison]:
+    corpus, built = _open_corpus(corpus_url, corpus_key), teacher.build(features.device)
+    antialias = features.grid_stride_px is not None
+    return list(recompute(built, teacher, corpus, store, image_ids, teacher.dtype, antialias))
 
 
 def _as_inputs(pixels: _Pixels) -> Inputs:

@@ -186,7 +186,7 @@ def plan_teaching(
 
     Args:
         images: those that the store doesn't know, in the order of the corpus, which is that of its files.
-        config: grid, shards and batches.
+        config: grid, shards and batches; `batch_size` is a number, see `FeaturesConfig.resolved`.
         geometry: the teacher.
         source: what of the student this teacher is compared with.
         num_channels: of the teacher's features.
@@ -194,8 +194,10 @@ def plan_teaching(
         store: key of the feature store.
 
     Raises:
-        ValueError: an image is listed twice or has no pixels.
+        ValueError: an image is listed twice or has no pixels, or the batch size isn't resolved.
     """
+    if config.batch_size == "auto":
+        raise ValueError("batch_size: expected a number, got auto; resolve the configuration for its teacher first")
     listed = list(images)
     grids = [(image_id, *feature_grid(config, geometry, source, height, width)) for image_id, height, width in listed]
     part = plan_rows(grids, num_channels, codec.bits_per_value / 8, max(1, int(config.shard_mib * 2**20)))

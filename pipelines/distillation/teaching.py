@@ -268,7 +268,7 @@ def teaching_of(
     corpus: Corpus, teacher: TeacherConfig, features: FeaturesConfig, codec: Codec, output: Objects
 ) -> Teaching:
     """One corpus, one teacher, one store, with the keys that follow from them; see `Teaching`."""
-    card = teacher_card(teacher)
+    card, features = teacher_card(teacher), features.resolved(teacher)
     fingerprint = feature_fingerprint(card.fingerprint, features, teacher.student_source)
     # Neither paths nor pool sizes: the same for everybody who computes these features.
     geometry: dict[str, Json] = {"teacher": teacher.kind, "grid": features.grid}

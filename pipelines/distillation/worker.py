@@ -21,8 +21,8 @@ from torch import Tensor
 
 from pipelines.distillation.plan import Batch, ShardTask
 from pipelines.distillation.steps import compute_features, feature_rows
-from storage.errors import InfrastructureError
-from storage.feature_writer import ShardWriter, WrittenShard
+from storage.errors import InfrastructureError, ObjectNotFound
+from storage.feature_writer import ShardWriter, WrittenShard, read_shard
 from storage.objects import Objects
 from storage.shards import EncodedRow
 from storage.stored_features import Codec
@@ -97,13 +97,17 @@ class ShardWorker:
         return dict(self._steps)
 
     def run(self, task: ShardTask) -> ShardResult:
-        """Computes one shard and writes it by a single put.
+        """Computes one shard and writes it by a single put; one that is written already is read and stays.
 
         Raises:
             InfrastructureError: storage, device or memory; the shard may be tried again.
             DataError: the corpus is damaged.
         """
         key, seconds = task.shard.key, _Seconds()
+        # A process may have died between its put and its answer, or another run was at the same plan.
+        written = self._written(task)
+        if written is not None:
+            return ShardResult(written, {})
         writer = ShardWriter(self._part, task.shard.array, task.shard.index, self._codec)
         inputs = self._inputs(task)
         try:
@@ -121,6 +125,12 @@ class ShardWorker:
         finally:
             self._steps.pop(key, None)
         return ShardResult(written, {name: round(value, 4) for name, value in seconds.phases.items()})
+
+    def _written(self, task: ShardTask) -> WrittenShard | None:
+        try:
+            return read_shard(self._part, task.shard.array, task.shard.index, self._codec)
+        except ObjectNotFound:
+            return None
 
     def _compute(
         self, task: ShardTask, inputs: Iterator[Inputs], writer: ShardWriter, seconds: _Seconds

@@ -4,6 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.distillation.config import FeaturesConfig, StudentGrid
+from pipelines.distillation.plan import ExpectedSize, plan_teaching
+from teachers.device import default_batch_size
+from teachers.sam2 import Sam2TeacherConfig
 
 
 def test_defaults_are_the_simplest_case() -> None:
@@ -41,3 +44,15 @@ def test_strides_are_whole_px() -> None:
     for grid in ("stride:0", "stride:", "stride:-4", "stride:1.5", "coarse"):
         with pytest.raises(ValidationError, match="grid"):
             FeaturesConfig(grid=grid)
+
+
+def test_auto_becomes_the_batch_size_of_teacher_and_device() -> None:
+    auto, teacher = FeaturesConfig(batch_size="auto"), Sam2TeacherConfig()
+    assert auto.resolved(teacher).batch_size == default_batch_size(teacher, "cpu")
+    on_gpu = auto.model_copy(update={"num_gpus_per_actor": 1.0}).resolved(teacher)
+    assert on_gpu.batch_size == default_batch_size(teacher, "cuda") == 16
+    assert FeaturesConfig(batch_size=3).resolved(teacher).batch_size == 3
+    with pytest.raises(ValidationError, match="batch_size"):
+        FeaturesConfig.model_validate({"batch_size": 0})
+    with pytest.raises(ValueError, match="expected a number, got auto"):
+        plan_teaching([], auto, teacher, "patches", 8, ExpectedSize(8.0), "s")

@@ -11,10 +11,9 @@ import pytest
 from pipelines.distillation import teaching as teaching_module
 from pipelines.distillation.config import FeaturesConfig
 from pipelines.distillation.forecast import ImageCounts
-from pipelines.distillation.plan import Batch, ShardTask, TeachPlan
-from pipelines.distillation.steps import prepare_batch
+from pipelines.distillation.plan import ShardTask, TeachPlan
 from pipelines.distillation.teaching import Job, Teaching, teaching_of
-from pipelines.distillation.worker import Inputs, ShardResult, ShardWorker
+from pipelines.distillation.worker import ShardResult
 from pipelines.progress import NullProgress
 from storage.codecs import codec_of
 from storage.corpus import Corpus
@@ -25,6 +24,7 @@ from storage.manifest import Manifest
 from storage.objects import Objects
 from storage.schema import ImageRecord
 from tests.ledger_teacher import LedgerTeacherConfig, computations, ledger_card
+from tests.shards_here import run_shards_here
 from tests.small_corpora import noise_picture, write_corpus
 
 FEATURES = FeaturesConfig(codec="raw16", batch_size=2, images_per_shard=2, lease_expires_after_s=1e6, max_retries=0)
@@ -50,20 +50,8 @@ def _teaching(folder: Path, corpus: Corpus, sleep: Callable[[float], None] = lam
     return Teaching(**{name: getattr(found, name) for name in found.__dataclass_fields__} | {"sleep": sleep})
 
 
-def run_here(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
-    corpus = Corpus.open(job.corpus_url)
-
-    def start(task: ShardTask, batch: Batch) -> Callable[[], Inputs]:
-        records = [corpus.image(task.shard.rows[position].image_id) for position in batch.positions]
-        return lambda: prepare_batch(job.teacher, records, batch.input_size)
-
-    worker = ShardWorker(job.teacher.build, job.part, job.codec, start, 1)
-    for task in tasks:
-        yield worker.run(task)
-
-
 def _complete(teaching: Teaching) -> Manifest:
-    return teaching.complete(run_here, NullProgress())
+    return teaching.complete(run_shards_here, NullProgress())
 
 
 def test_what_is_there_is_never_computed_again(tmp_path: Path, images: list[ImageRecord]) -> None:
@@ -87,7 +75,7 @@ def test_the_plan_is_told_before_anything_runs(tmp_path: Path, images: list[Imag
         assert len(computations(tmp_path / "ledger")) == 7
         told.append((counts, plan.part.num_images))
 
-    _teaching(tmp_path, _corpus(tmp_path, images, "b")).complete(run_here, NullProgress(), on_plan)
+    _teaching(tmp_path, _corpus(tmp_path, images, "b")).complete(run_shards_here, NullProgress(), on_plan)
     assert told == [(ImageCounts(wanted=12, present=7, rejected=0, missing=5), 5)]
 
 
@@ -95,7 +83,7 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(tmp_path: Path, images:
     teaching = _teaching(tmp_path, _corpus(tmp_path, images, "a"))
 
     def run_some(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
-        results = run_here(tasks, job)
+        results = run_shards_here(tasks, job)
         yield next(results)
         yield next(results)
         raise KeyboardInterrupt
@@ -117,7 +105,7 @@ def test_two_overlapping_runs_at_once_compute_each_image_once(tmp_path: Path, im
     def run_slowly(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
         began.set()
         assert waits.wait(30)  # until the other one has done its own images and waits for ours
-        yield from run_here(tasks, job)
+        yield from run_shards_here(tasks, job)
 
     thread = threading.Thread(target=lambda: one.complete(run_slowly, NullProgress()))
     thread.start()
@@ -142,7 +130,7 @@ def test_who_waits_is_told_for_whom(tmp_path: Path, images: list[ImageRecord]) -
             told.append(facts)
             lease.close()
 
-    teaching.complete(run_here, Watcher())
+    teaching.complete(run_shards_here, Watcher())
     assert "process" in str(told[0]["waiting_for"])
     assert set(computations(tmp_path / "ledger").values()) == {1}
 
@@ -153,10 +141,10 @@ def test_of_two_parts_with_an_image_the_one_listed_first_counts(tmp_path: Path, 
     plans: list[str] = []
 
     def run_while_the_other_does(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
-        yield from run_here(tasks, job)
+        yield from run_shards_here(tasks, job)
         for info in list(one.output.list("leases")):
             one.output.delete(info.key)
-        other.complete(run_here, NullProgress(), lambda counts, plan: plans.append(plan.key))
+        other.complete(run_shards_here, NullProgress(), lambda counts, plan: plans.append(plan.key))
 
     one.complete(run_while_the_other_does, NullProgress(), lambda counts, plan: plans.append(plan.key))
     counts = computations(tmp_path / "ledger")
