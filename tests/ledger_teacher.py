@@ -72,8 +72,8 @@ class LedgerTeacher:
 
     def forward(self, batch: Tensor) -> Tensor:
         """Features [batch, channels, rows, columns] after the service time."""
-        start_s = time.monotonic()
-        self._note(batch)
+        start_s, now_s = time.monotonic(), time.time()
+        self._note(batch, now_s)
         rows, columns = self._config.output_grid(*batch.shape[-2:])
         with torch.inference_mode():
             means = functional.adaptive_avg_pool2d(batch, (rows, columns))
@@ -81,12 +81,14 @@ class LedgerTeacher:
         time.sleep(max(0.0, self._config.service_s - (time.monotonic() - start_s)))
         return features
 
-    def _note(self, batch: Tensor) -> None:
+    def _note(self, batch: Tensor, now_s: float) -> None:
         if self._config.ledger is None:
             return
         path = Path(self._config.ledger) / f"{os.getpid()}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = "".join(f"{picture_key(image)} {time.time()}\n" for image in batch)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(".start").write_text(str(now_s))
+        lines = "".join(f"{picture_key(image)} {now_s}\n" for image in batch)
         with path.open("a") as file:
             file.write(lines)
 
