@@ -11,6 +11,7 @@ import ast
 import io
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from torch import Tensor
 from pipelines.distillation.steps import decode_rgb
 from teachers.base import Teacher
 from teachers.mask2former import Mask2FormerTeacherConfig
+from teachers.resize import round_up
 from teachers.sam2 import Sam2TeacherConfig
 from teachers.sam2_sizes import SAM2_SIZES, Sam2Details
 
 GOLDEN_ENV = "SAILLOFT_GOLDEN_TEACHERS"
-GOLDEN = Path(os.environ.get(GOLDEN_ENV) or Path(__file__).resolve().parents[3] / "shared" / "golden")
+SHARED = Path(os.environ.get("SAILLOFT_SHARED") or Path(__file__).resolve().parents[3] / "shared")
+GOLDEN = Path(os.environ.get(GOLDEN_ENV) or SHARED / "golden")
 
 MASK_FEATURES_TOLERANCE = 1e-5
 """Measured on the golden file: 1.5e-6."""
@@ -44,6 +47,11 @@ class Case:
     checkpoint: Path
     facts: dict[str, Any]
     tensors: dict[str, Tensor]
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Changed fields of the original's configuration; some programs take values as text."""
+        return {name: _value(value) for name, value in self.facts.get("overrides", {}).items()}
 
     def image(self) -> Image.Image:
         """The picture, through the bytes of a file as curated corpora hold it."""
@@ -84,36 +92,42 @@ every_sam2 = pytest.mark.parametrize("sam2", _cases("sam2_official", ".pt"), ind
 
 
 def mask2former_config(case: Case, checkpoint: Path | None = None) -> Mask2FormerTeacherConfig:
-    """The teacher with the original's own preprocessing: an image is resized only if the overrides say so."""
-    overrides = case.facts.get("overrides", {})
-    height, width = case.tensors["image_rgb_hwc_u8"].shape[:2]
+    """The teacher with the original's own preprocessing."""
+    multiple_px = max(case.facts.get("size_divisibility", 32), 32)
+    sides, given = case.tensors["image_rgb_hwc_u8"].shape[:2], case.tensors["normalised_nchw"].shape[-2:]
+    # Where padding alone leads from the image to the input, the image was not resized.
+    as_it_is = all(round_up(side, multiple_px) == padded for side, padded in zip(sides, given, strict=True))
     return Mask2FormerTeacherConfig(
         checkpoint=str(checkpoint or case.checkpoint),
         resize="pad",
-        short_side_px=overrides.get("INPUT.MIN_SIZE_TEST", min(height, width)),
-        long_side_px=overrides.get("INPUT.MAX_SIZE_TEST", max(height, width)),
-        multiple_px=max(case.facts.get("size_divisibility", 32), 32),
+        short_side_px=min(sides) if as_it_is else case.overrides.get("INPUT.MIN_SIZE_TEST", 800),
+        long_side_px=max(sides) if as_it_is else case.overrides.get("INPUT.MAX_SIZE_TEST", 1333),
+        multiple_px=multiple_px,
     )
 
 
 def sam2_details(case: Case) -> Sam2Details:
     """What the weights don't tell: from the overrides, and from the configuration that they change."""
-    base = SAM2_SIZES[SAM2_BASES[str(case.facts["config"]).rsplit("_", 1)[-1]]]
+    match = re.search(r"hiera_(t|s|b\+|l)(?![a-z])", str(case.facts["config"]))
+    assert match is not None, case.facts["config"]
     names = {
         "trunk.num_heads": "num_heads",
         "trunk.window_spec": "window_sizes",
         "trunk.global_att_blocks": "global_attention_blocks",
         "neck.fpn_top_down_levels": "top_down_levels",
     }
-    overrides = {
-        name.removeprefix("model.image_encoder."): value for name, value in case.facts.get("overrides", {}).items()
-    }
-    changed = {ours: _value(overrides[theirs]) for theirs, ours in names.items() if theirs in overrides}
-    return Sam2Details.model_validate(base.untold_by_shapes() | changed)
+    overrides = {name.removeprefix("model.image_encoder."): value for name, value in case.overrides.items()}
+    changed = {ours: overrides[theirs] for theirs, ours in names.items() if theirs in overrides}
+    return Sam2Details.model_validate(SAM2_SIZES[SAM2_BASES[match[1]]].untold_by_shapes() | changed)
 
 
 def _value(value: object) -> object:
-    return ast.literal_eval(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
 
 
 def sam2_config(case: Case, checkpoint: Path | None = None) -> Sam2TeacherConfig:

@@ -51,7 +51,7 @@ def test_mask2former_gives_detectron2s_mask_features(mask2former: Case) -> None:
 
 @every_mask2former
 def test_mask2formers_architecture_is_told_by_its_weights(mask2former: Case) -> None:
-    overrides = mask2former.facts["overrides"]
+    overrides = mask2former.overrides
     config = convert_official(mask2former.checkpoint).config
     found = {
         "MODEL.SWIN.EMBED_DIM": config.backbone_config.embed_dim,
