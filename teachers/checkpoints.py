@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -34,9 +35,9 @@ _IDLE = {f"model.pixel_level_module.encoder.swin.layernorm.{part}" for part in (
 
 
 def official_file(checkpoint: str) -> Path | None:
-    """The path of an official checkpoint file; None where `checkpoint` names something else."""
+    """The path of an official checkpoint file, told by its ending; None where `checkpoint` names something else."""
     path = Path(checkpoint).expanduser()
-    return path if path.suffix in OFFICIAL_SUFFIXES and path.is_file() else None
+    return path if path.suffix in OFFICIAL_SUFFIXES and not path.is_dir() else None
 
 
 def load_pretrained(kind: str, checkpoint: str, details: Sam2Details | None = None) -> PreTrainedModel:
@@ -57,6 +58,8 @@ def load_pretrained(kind: str, checkpoint: str, details: Sam2Details | None = No
         model, missing = _from_pretrained(kind, resolve_checkpoint(checkpoint))
         require_loaded(checkpoint, missing - _IDLE, _NEEDED[kind])
         return model
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, "no such checkpoint file", str(path))
     converted = convert_official(path, details)
     if converted.kind != kind:
         raise DataError(

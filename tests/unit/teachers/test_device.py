@@ -7,6 +7,7 @@ import sys
 import pytest
 from torch import nn
 
+from jobs.config import load_recipe
 from storage.errors import UsageError
 from teachers import base
 from teachers.device import default_batch_size, on_device, real_dtype, wants_compilation
@@ -38,6 +39,14 @@ def test_fingerprints_name_the_real_dtype() -> None:
     for device, dtype in (("cpu", "float32"), ("cuda", "bfloat16")):
         card = teacher_card(on_device(auto, device))
         assert card == teacher_card(Sam2TeacherConfig.model_validate({"image_size_px": 64, "dtype": dtype}))
+
+
+@pytest.mark.parametrize(("num_gpus", "dtype"), [(0, "float32"), (0.5, "bfloat16")])
+def test_a_recipe_resolves_auto_by_the_gpus_that_teachers_get(num_gpus: float, dtype: str) -> None:
+    overrides = ["teachers.0.dtype=auto", "teachers.1.dtype=float16", f"features.num_gpus_per_actor={num_gpus}"]
+    recipe = load_recipe("demo", overrides)
+    assert [teacher.dtype for teacher in recipe.teachers] == [dtype, "float16"]
+    assert type(recipe).model_validate(recipe.model_dump(mode="json")) == recipe
 
 
 def test_compilation_is_left_out_of_fingerprints_and_noted(

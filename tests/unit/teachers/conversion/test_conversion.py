@@ -125,6 +125,15 @@ def test_a_file_of_the_other_kind_is_refused(tmp_path: Path) -> None:
         Sam2TeacherConfig(checkpoint=str(path)).build()
 
 
+@pytest.mark.parametrize("config", [Sam2TeacherConfig, Mask2FormerTeacherConfig], ids=["sam2", "mask2former"])
+def test_absent_files_are_named(
+    config: type[Sam2TeacherConfig] | type[Mask2FormerTeacherConfig], tmp_path: Path
+) -> None:
+    for name in ("absent.pt", "absent.pkl"):
+        with pytest.raises(FileNotFoundError, match=f"no such checkpoint file.*{name}"):
+            config(checkpoint=str(tmp_path / name)).build()
+
+
 def test_torch_files_of_mask2former_and_bare_state_dicts_are_read(tmp_path: Path) -> None:
     torch.save(
         {"model": official_mask2former(SMALL_MASK2FORMER), "iteration": 3, "optimizer": {"state": {}}},
