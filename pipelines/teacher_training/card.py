@@ -39,12 +39,13 @@ _COLUMNS = {
 _HOW_SCORED = {
     "mask2former": "Panoptic quality at the size of the input, averaged over classes; segments come from\n"
     "transformers' `post_process_panoptic_segmentation` with its default thresholds.",
-    "sam2": "The point is the one deepest inside the\nobject, the box is tight; one mask is asked for, and compared "
-    "with what is visible of the object at the size of the\ninput. Every object of a picture is asked for.",
+    "sam2": "The point is the one deepest inside the object, the box is tight; one mask is asked for, and compared\n"
+    "with what is visible of the object at the size of the input. Every object of a picture is asked for.",
 }
 _LIMITS = {
-    "mask2former": "It knows eight drawn shapes and nothing of photographs: its features on those are edges and\n"
-    "colours, no more. Inputs larger than 256 px were not measured.",
+    "mask2former": "It knows drawn shapes and nothing of photographs: its features on those are edges and colours, no\n"
+    "more. Plain shapes it tells apart well, eight textured ones badly (`varied`, `large`). Inputs larger than 256 px\n"
+    "were not measured.",
     "sam2": "It knows drawn shapes and nothing of photographs. Mask prompts, several clicks, negative points, video\n"
     "memory and the object score were not trained. Inputs larger than 256 px were not measured.",
 }
@@ -131,7 +132,8 @@ same quality.
 
 ## Figures
 
-On {figures.num_held_out} held-out scenes of each make, from a split that training never draws. {_HOW_SCORED[kind]}
+On {figures.num_held_out} held-out scenes of each make, from a split that training never draws.
+{_HOW_SCORED[kind]}
 
 {table}
 

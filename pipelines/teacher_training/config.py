@@ -45,4 +45,6 @@ class TeacherTrainingConfig(RecipeModel):
         names = [source.name for source in self.sources]
         if len(set(names)) < len(names):
             raise ValueError(f"sources: expected each name once, got {', '.join(names)}")
+        if all(source.from_step for source in self.sources):
+            raise ValueError("sources: expected one with from_step 0, got none; the first step needs one")
         return self

@@ -47,6 +47,8 @@ class SceneSource(RecipeModel):
     """Pictures of a training step."""
     weight: float = Field(default=1.0, gt=0)
     """How often a training step is of this source, relative to the others."""
+    from_step: int = Field(default=0, ge=0)
+    """First step that may be of this source: what is hard can wait until the easy is learnt."""
 
     @model_validator(mode="after")
     def _not_smaller(self) -> Self:
@@ -107,7 +109,7 @@ def draw_batch(
         seed: seed of the choice; what the scenes show follows from their own.
         step: number of the step, from 0.
     """
-    weights = {number: source.weight for number, source in enumerate(sources)}
+    weights = {number: source.weight for number, source in enumerate(sources) if source.from_step <= step}
     source = sources[Chance(seed, "source", step).weighted(weights)]
     first = step * source.batch_size
     own = geometry(source.input_px)

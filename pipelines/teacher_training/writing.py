@@ -6,11 +6,13 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from pipelines.teacher_training.card import TeacherFigures, write_card
 from pipelines.teacher_training.config import TeacherTrainingConfig
 from pipelines.teacher_training.loop import TrainedTeacher
 
-__all__ = ["CARD_FILE", "METRICS_FILE", "RECIPE_FILE", "figures_of", "write_teacher"]
+__all__ = ["CARD_FILE", "METRICS_FILE", "RECIPE_FILE", "figures_of", "read_figures", "write_teacher"]
 
 CARD_FILE = "README.md"
 METRICS_FILE = "metrics.json"
@@ -35,6 +37,11 @@ def figures_of(config: TeacherTrainingConfig, trained: TrainedTeacher) -> Teache
         losses=trained.losses,
         versions={library: version(library) for library in _LIBRARIES},
     )
+
+
+def read_figures(folder: Path) -> TeacherFigures:
+    """The figures that `write_teacher` left in a folder."""
+    return TypeAdapter(TeacherFigures).validate_json((folder / METRICS_FILE).read_text(encoding="utf-8"))
 
 
 def write_teacher(folder: Path, config: TeacherTrainingConfig, trained: TrainedTeacher) -> TeacherFigures:
