@@ -33,6 +33,7 @@ class Raw16Codec:
     calibration = None
     basis = None
     is_plain = True
+    stands_alone = True
     bits_per_value = 16.0
     dtype: np.dtype[Any] = np.dtype("<f2")
     sentinel = float("nan")
@@ -85,6 +86,7 @@ class Int8Codec:
     calibration = None
     basis = None
     is_plain = True
+    stands_alone = False
     bits_per_value = 8.0
     dtype: np.dtype[Any] = np.dtype("i1")
     sentinel = -128

@@ -45,10 +45,21 @@ from storage.klt import CALIBRATION_NAME, KltCodec
 from storage.manifest import FileEntry, Manifest, publish
 from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION, RejectReason
-from storage.shards import EncodedRow, RowStatus, ShardBuilder, ShardRow, decode_chunk, encode_row, parse_tail
-from storage.stored_features import Codec
+from storage.shards import (
+    EncodedRow,
+    RowStatus,
+    ShardBuilder,
+    ShardRow,
+    decode_chunk,
+    encode_row,
+    is_described,
+    parse_tail,
+    plain_tail,
+)
+from storage.stored_features import Codec, StoredFeature
 
 __all__ = [
+    "PLAIN_SHARDS",
     "FeatureRow",
     "RowEntry",
     "ShardWriter",
@@ -61,6 +72,9 @@ __all__ = [
 ]
 
 pc: Any = pyarrow.compute  # its functions are made at import, unseen by the checker
+
+PLAIN_SHARDS = "plain_shards"
+"""Fact of a part whose shards don't say what they hold, since another Zarr library wrote them."""
 
 _NUM_THREADS = 8
 _Item = TypeVar("_Item")
@@ -106,6 +120,8 @@ class WrittenShard:
 
     entry: FileEntry
     rows: tuple[RowEntry, ...]
+    described: bool = True
+    """Whether the shard itself says what its rows are; those of other Zarr libraries don't."""
 
     @property
     def rejected(self) -> dict[str, str]:
@@ -240,7 +256,9 @@ def publish_part(
     """Publishes a complete part and makes it live; repeating it is fine.
 
     What the rows are is what the shards say of themselves. A shard that isn't in `written` (an
-    earlier run wrote it) is read whole, its checksums are verified and its hash is computed.
+    earlier run wrote it) is read whole, its checksums are verified and its hash is computed. With
+    `raw16`, which needs nothing beside the values, another Zarr library may have written the shards, all
+    of them: their rows are then those of the plan, and a row of sentinels is a rejected one.
 
     Args:
         store: prefix of the store; the part lies under `parts/<part_key>`.
@@ -268,6 +286,11 @@ def publish_part(
         )
     known = written or {}
     checked = _parallel(lambda shard: _check_shard(part, shard, codec, known.get(shard.key)), shards)
+    num_described = sum(shard.described for shard in checked)
+    if num_described not in (0, len(shards)):
+        raise CorruptObject(
+            f"{part.url}: {len(shards) - num_described} of {len(shards)} shards don't say what they hold"
+        )
     table = _rows_table(shards, checked)
     data = rows_bytes(table)
     if not part.create(ROWS_NAME, data) and part.read(ROWS_NAME) != data:
@@ -290,6 +313,7 @@ def publish_part(
                 "size_bytes": sum(entry.size_bytes for entry in files),
                 **description.to_json(),
                 **({"calibration": codec.facts} if isinstance(codec, KltCodec) else {}),
+                **({} if num_described or not shards else {PLAIN_SHARDS: True}),
             },
         ),
     )
@@ -325,7 +349,7 @@ def _check_shard(part: Objects, shard: ShardPlan, codec: Codec, known: WrittenSh
     """A written shard, which must hold the planned images."""
     url = f"{part.url}/{shard.key}"
     try:
-        found = known or _read_shard(part, shard.array, shard.key, codec)
+        found = known or _read_planned(part, shard, codec)
     except (CorruptObject, ObjectNotFound) as error:
         raise CorruptObject(f"{url}: {error}; delete it and run teach again") from error
     if tuple(PlannedRow(row.image_id, row.height, row.width) for row in found.rows) != shard.rows:
@@ -342,6 +366,27 @@ def _read_shard(part: Objects, array: ArrayPlan, key: str, codec: Codec) -> Writ
         if row.status is RowStatus.OK:
             decode_chunk(memoryview(data)[offset : offset + size], row, array, codec)
     return WrittenShard(FileEntry.of(key, data, len(tail.rows)), tuple(RowEntry.of(row) for row in tail.rows))
+
+
+def _read_planned(part: Objects, shard: ShardPlan, codec: Codec) -> WrittenShard:
+    """A shard from earlier; one of another Zarr library holds what was planned."""
+    data = memoryview(part.read(shard.key))
+    if is_described(data, shard.array) or not codec.stands_alone:
+        return _read_shard(part, shard.array, shard.key, codec)
+    nothing = np.empty((shard.array.num_channels, 0), codec.dtype)
+    planned = [
+        ShardRow(row.image_id, row.height, row.width, RowStatus.OK, "", StoredFeature(nothing, row.height, row.width))
+        for row in shard.rows
+    ]
+    tail, rows = plain_tail(data, shard.array, planned), list[RowEntry]()
+    for (offset, size), row in zip(tail.extents, tail.rows, strict=True):
+        stored = decode_chunk(data[offset : offset + size], row, shard.array, codec)
+        # Of NaN, the sentinel, no value that is stored is one.
+        is_whole = bool((stored.values == stored.values).all())
+        status = RowStatus.OK if is_whole else RowStatus.REJECTED
+        rows.append(RowEntry(row.image_id, row.height, row.width, status, "" if is_whole else "holds no values", 0.0))
+    entry = FileEntry.of(shard.key, data.obj if isinstance(data.obj, bytes) else bytes(data), len(rows))
+    return WrittenShard(entry, tuple(rows), described=False)
 
 
 def _rows_table(shards: Sequence[ShardPlan], written: Sequence[WrittenShard]) -> pa.Table:

@@ -40,6 +40,7 @@ from storage.feature_index import (
 )
 from storage.feature_plan import ArrayPlan, PartPlan, PlannedRow, ShardPlan, class_cells, plan_rows
 from storage.feature_writer import (
+    PLAIN_SHARDS,
     FeatureRow,
     ShardWriter,
     WrittenShard,
@@ -52,7 +53,7 @@ from storage.image_index import ImageIndex, PartRows
 from storage.manifest import Manifest, verify_manifest
 from storage.objects import Objects
 from storage.schema import FeatureRef
-from storage.shards import RowStatus, ShardTail, decode_chunk, parse_tail, read_tail
+from storage.shards import RowStatus, ShardRow, ShardTail, decode_chunk, parse_tail, plain_tail, read_tail
 from storage.stored_features import Allocate, Codec
 
 __all__ = [
@@ -352,7 +353,8 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         part, array = self._parts[place[0]], self._arrays[place[0]][place[1]]
         with _Naming(self.objects, part, array, place[2]) as key:
             data = part.objects.read_buffer(key)
-            tail = parse_tail(data, array, part.codec)
+            plain = PLAIN_SHARDS in part.manifest.facts
+            tail = self._plain_tail(place, data) if plain else parse_tail(data, array, part.codec)
             if isinstance(tail, int):
                 raise CorruptObject(f"expected at least {tail} bytes, found {len(data)}")
             found: list[tuple[str, StoredFeature]] = []
@@ -370,14 +372,33 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
             raise CorruptObject(f"row {self._index.row[row]} isn't image {image_id}, as the index says")
         return slot
 
+    def _plain_tail(self, place: _Place, data: bytes | memoryview) -> ShardTail:
+        """The tail of a shard that doesn't say what its rows are, by what the index says of them."""
+        array, index = self._arrays[place[0]][place[1]], self._index
+        span = array.shard_rows(place[2])
+        within = (
+            (index.part == place[0]) & (index.array == place[1]) & (index.row >= span.start) & (index.row < span.stop)
+        )
+        nothing = np.empty((array.num_channels, 0), self._parts[place[0]].codec.dtype)
+        rows = [ShardRow("", 1, 1, RowStatus.REJECTED) for _ in span]
+        for position in np.flatnonzero(within & index.is_ok).tolist():
+            height, width = int(index.height[position]), int(index.width[position])
+            stored = StoredFeature(nothing, height, width)
+            slot = int(index.row[position]) - span.start
+            rows[slot] = ShardRow(index.name(position), height, width, RowStatus.OK, "", stored)
+        return plain_tail(data, array, rows)
+
     def _tail(self, place: _Place) -> ShardTail:
         with self._lock:
             if place in self._tails:
                 self._tails.move_to_end(place)
                 return self._tails[place]
         part, array = self._parts[place[0]], self._arrays[place[0]][place[1]]
-        with _Naming(self.objects, part, array, place[2]):
-            tail = read_tail(part.objects, array, place[2], part.codec)
+        with _Naming(self.objects, part, array, place[2]) as key:
+            if PLAIN_SHARDS in part.manifest.facts:
+                tail = self._plain_tail(place, part.objects.read_tail(key, 16 * array.rows_per_shard + 4))
+            else:
+                tail = read_tail(part.objects, array, place[2], part.codec)
         with self._lock:
             if place not in self._tails:
                 self._tails[place] = tail

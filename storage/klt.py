@@ -109,6 +109,7 @@ class KltCodec:
     dtype: np.dtype[Any] = np.dtype("<u2")
     sentinel = 65535
     is_plain = False
+    stands_alone = False
 
     def __init__(self, calibration: Calibration) -> None:
         self._about = calibration

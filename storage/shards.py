@@ -43,7 +43,10 @@ __all__ = [
     "checked_chunk",
     "decode_chunk",
     "encode_row",
+    "is_described",
+    "parse_index",
     "parse_tail",
+    "plain_tail",
     "read_tail",
     "tail_bytes_guess",
 ]
@@ -192,9 +195,7 @@ def parse_tail(tail: bytes | memoryview, array: ArrayPlan, codec: Codec) -> Shar
     fixed = index_bytes + _CRC.size + _TRAILER.size
     if len(view) < fixed:
         raise CorruptObject(f"expected at least {fixed} bytes, found {len(view)}")
-    index = view[-index_bytes - _CRC.size : -_CRC.size]
-    if _CRC.unpack(view[-_CRC.size :])[0] != _crc(index):
-        raise CorruptObject("checksum of the shard index doesn't match")
+    places = parse_index(view, array)
     magic, block_bytes, crc = _TRAILER.unpack(view[-fixed : -index_bytes - _CRC.size])
     if magic != _MAGIC:
         raise CorruptObject(f"expected the trailer {_MAGIC!r}, found {magic!r}; was it written by other software?")
@@ -206,11 +207,48 @@ def parse_tail(tail: bytes | memoryview, array: ArrayPlan, codec: Codec) -> Shar
     if _crc(signed) != crc:
         raise CorruptObject("checksum of the metadata block doesn't match")
     rows = _parse_block(signed[:block_bytes], array, codec)
-    extents = np.frombuffer(index, "<u8").reshape(-1, 2)[: len(rows)]
-    if len(extents) < len(rows) or (extents == _ABSENT).any():
+    extents = places[: len(rows)]
+    if len(extents) < len(rows) or any(_ABSENT in extent for extent in extents):
         raise CorruptObject("a row of the metadata block has no chunk")
-    places = tuple((int(offset), int(size)) for offset, size in extents)
-    return ShardTail(places, rows, len(signed) + index_bytes)
+    return ShardTail(extents, rows, len(signed) + index_bytes)
+
+
+def parse_index(tail: bytes | memoryview, array: ArrayPlan) -> tuple[tuple[int, int], ...]:
+    """(offset, size) of every chunk, by Zarr's own index at the end of a shard.
+
+    Raises:
+        CorruptObject: the index is torn.
+    """
+    view, index_bytes = memoryview(tail), 16 * array.rows_per_shard
+    if len(view) < index_bytes + _CRC.size:
+        raise CorruptObject(f"expected at least {index_bytes + _CRC.size} bytes, found {len(view)}")
+    index = view[-index_bytes - _CRC.size : -_CRC.size]
+    if _CRC.unpack(view[-_CRC.size :])[0] != _crc(index):
+        raise CorruptObject("checksum of the shard index doesn't match")
+    return tuple((int(offset), int(size)) for offset, size in np.frombuffer(index, "<u8").reshape(-1, 2))
+
+
+def plain_tail(tail: bytes | memoryview, array: ArrayPlan, rows: Sequence[ShardRow]) -> ShardTail:
+    """The tail of a shard that another Zarr library wrote, which says nothing of its rows.
+
+    Args:
+        tail: the last bytes of the shard, or all of it.
+        array: as planned.
+        rows: what its rows are, from elsewhere.
+
+    Raises:
+        CorruptObject: the index is torn, or a row was never written.
+    """
+    extents = parse_index(tail, array)[: len(rows)]
+    if len(extents) < len(rows) or (_ABSENT, _ABSENT) in extents:
+        raise CorruptObject("a row was never written")
+    return ShardTail(extents, tuple(rows), 16 * array.rows_per_shard)
+
+
+def is_described(tail: bytes | memoryview, array: ArrayPlan) -> bool:
+    """Whether a shard has our block before its index; those of other Zarr libraries have none."""
+    start = -16 * array.rows_per_shard - _CRC.size - _TRAILER.size
+    return bytes(memoryview(tail)[start : start + len(_MAGIC)]) == _MAGIC
 
 
 def checked_chunk(chunk: bytes | memoryview, image_id: str) -> tuple[memoryview, int]:

@@ -159,6 +159,11 @@ class Codec(Protocol):
         ...
 
     @property
+    def stands_alone(self) -> bool:
+        """Whether values need nothing beside them, such as scales."""
+        ...
+
+    @property
     def is_plain(self) -> bool:
         """Whether a chunk is the values themselves, so that `unpack` gives a view of it."""
         ...

@@ -14,8 +14,19 @@ import pytest
 import tensorstore
 import zarr
 
+from storage.codecs import codec_of
+from storage.errors import CorruptObject
 from storage.feature_index import array_json
-from storage.features import ArrayPlan, FeatureStore, PartPlan
+from storage.features import (
+    ArrayPlan,
+    FeatureStore,
+    PartDescription,
+    PartPlan,
+    part_objects,
+    plan_rows,
+    publish_part,
+    write_part_metadata,
+)
 from storage.objects import Objects
 from storage.shards import RowStatus, ShardRow, decode_chunk
 from storage.testing import example_codec, example_features, publish_example_part
@@ -107,3 +118,45 @@ def test_our_chunk_decoder_reads_what_zarr_python_writes(tmp_path: Path, encodin
         row = ShardRow("image", 3, 4, RowStatus.OK, "", stored)
         chunk = decode_chunk(data[offset : offset + size], row, plan, codec)
         np.testing.assert_array_equal(chunk.values, values[number])
+
+
+def test_a_store_whose_shards_zarr_python_wrote_is_read(tmp_path: Path) -> None:
+    """Our metadata and plan, their shards, one whole shard at a time; then published, read, and damaged."""
+    rows = example_features()
+    images = [(row.image_id, row.height, row.width) for row in rows]
+    plan = plan_rows(images, 6, 2, max_shard_bytes=2 * 64 * 6 * 2)
+    codec, description = codec_of("raw16"), PartDescription("teacher", "raw16", 6)
+    store = Objects.open(tmp_path)
+    part = part_objects(store, "part")
+    write_part_metadata(part, plan, description, codec)
+    by_id = {row.image_id: row for row in rows}
+    for array, planned in zip(plan.arrays, plan.rows, strict=True):
+        # By default a chunk of sentinels isn't written at all.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            opened = zarr.open_array(tmp_path / "parts" / "part" / array.name, mode="r+")
+        values = np.full((array.num_rows, 6, array.cells), np.nan, np.float16)
+        for number, row in enumerate(planned):
+            features = by_id[row.image_id].values
+            if features is not None:
+                values[number] = 0
+                values[number, :, : row.height * row.width] = features.reshape(6, -1)
+        for shard in range(array.num_shards):
+            span = array.shard_rows(shard)
+            opened[span.start : span.stop] = values[span.start : span.stop]
+    manifest = publish_part(store, "part", plan, description, codec, recipe={}, inputs={})
+    assert (manifest.facts["num_images"], manifest.facts["num_rejected"]) == (7, 1)
+    features = FeatureStore.open(store)
+    assert features.rejected == {"image5": "holds no values"}
+    scanned = dict(features.scan())
+    for row in rows:
+        if row.values is not None:
+            expected = row.values.astype(np.float16).astype(np.float32)
+            np.testing.assert_array_equal(features[row.image_id], expected)
+            np.testing.assert_array_equal(scanned[row.image_id].dequantise(), expected)
+    features.verify()
+    path = tmp_path / "parts" / "part" / next(iter(plan.shards())).key
+    data = bytearray(path.read_bytes())
+    data[1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptObject, match="checksum of its chunk"):
+        FeatureStore.open(store).read(["image4"])
