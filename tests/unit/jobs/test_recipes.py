@@ -78,7 +78,8 @@ def test_the_real_demo_needs_a_folder(tmp_path: Path) -> None:
     given = load_recipe("demo-real", demo_overrides(tmp_path, None))
     assert given.curation.root == str(tmp_path.resolve())
     names = [stage.name for stage in plan_stages(given, Timings(Objects.open(str(tmp_path))))]
-    assert names == ["curate", "teach mask2former", "teach sam2", "train", "evaluate", "report"]
+    features = ["calibrate mask2former", "teach mask2former", "calibrate sam2", "teach sam2"]
+    assert names == ["curate", *features, "train", "evaluate", "report"]
 
 
 @pytest.mark.parametrize("folder", ["it's", "a b: c", "#x", "100"])
