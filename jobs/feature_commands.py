@@ -61,6 +61,27 @@ def compact(
 
 
 @features_app.command(
+    "transcode",
+    epilog="\b\nExamples:\n"
+    "  sailloft features transcode runs/features/0123... runs --codec klt\n"
+    "  sailloft features transcode https://host/features/0123... runs --codec klt-20db",
+)
+def transcode(
+    url: UrlArgument,
+    workspace: Annotated[str, typer.Argument(metavar="WORKSPACE", help="Where recipes keep their outputs.")],
+    codec: Annotated[str, typer.Option("--codec", help="int8, klt or klt-20db; coarser than that of the store.")],
+    shard_mib: Annotated[float, typer.Option("--shard-mib", min=0.001, help="Upper bound of a shard.")] = 64.0,
+) -> None:
+    """Stores features in a coarser encoding, where `teach` finds them, instead of computing them again."""
+    from jobs.display import open_display
+    from jobs.stores import transcode_features
+
+    with open_display() as display:
+        summary = transcode_features(url, workspace, codec, shard_mib, display.stage("transcode"))
+    typer.echo(summary)
+
+
+@features_app.command(
     "gc",
     epilog="\b\nExamples:\n"
     "  sailloft features gc runs/features/0123... --dry-run\n"

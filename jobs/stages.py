@@ -115,7 +115,8 @@ def _calibrate(workspace: Objects, recipe: Recipe, teacher: TeacherConfig) -> St
         from pipelines.calibration.pipeline import calibrate
 
         corpus = Corpus.open(outputs["curate"].objects)
-        calibrate(corpus, teacher, recipe.features, target.objects, target.key, progress)
+        fingerprint = _feature_fingerprint(recipe, teacher)
+        calibrate(corpus, teacher, recipe.features, target.objects, fingerprint, progress)
 
     return Stage(f"calibrate {teacher.kind}", "teach", ("curate",), locate, run)
 

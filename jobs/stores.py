@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from pipelines.calibration.steps import calibration_key, codec_for, is_calibrated, publish_calibration
+from pipelines.distillation.config import FeaturesConfig
+from pipelines.distillation.plan import store_key
 from pipelines.progress import Progress
+from storage.calibration import TIERS
+from storage.errors import UnknownKind
 from storage.feature_index import OpenPart
+from storage.feature_transcode import calibrate_on_store, transcode
 from storage.feature_upkeep import collect_garbage, compact
 from storage.features import FeatureStore
+from storage.klt import CALIBRATION_NAME
+from storage.manifest import read_manifest
 from storage.objects import Objects
 
-__all__ = ["compact_features", "describe_features", "tidy_features", "verify_features"]
+__all__ = ["compact_features", "describe_features", "tidy_features", "transcode_features", "verify_features"]
 
 _MIB = 2**20
 _SHOWN_KEYS = 10
@@ -101,6 +109,50 @@ def compact_features(url: str, forget: Collection[str], shard_mib: float, progre
         lines[0] += f", {done.num_forgotten} rows left out"
     lines.append(f"  they stay for readers of earlier snapshots; remove them later:  sailloft features gc {url}")
     return "\n".join(lines)
+
+
+def transcode_features(url: str, workspace: str, codec: str, shard_mib: float, progress: Progress) -> str:
+    """Adds features in a coarser encoding to a workspace, where `teach` finds them; nothing is computed again.
+
+    Args:
+        url: prefix of a store.
+        workspace: where calibration and store go, as recipes have it.
+        codec: name of the encoding, as recipes have it.
+        shard_mib: size that a shard should not exceed.
+        progress: told the number of shards.
+
+    Raises:
+        UsageError: no such encoding, or a finer one than that of the store.
+        ObjectNotFound: no store there.
+    """
+    source = FeatureStore.open(url)
+    description = source.description
+    assert description is not None  # an absent store raises
+    try:
+        features = FeaturesConfig.model_validate({"codec": codec})
+    except ValueError as error:
+        raise UnknownKind("feature encoding", codec, ("int8", *TIERS)) from error
+    output = Objects.open(workspace)
+    calibration: Objects | None = None
+    if is_calibrated(features):
+        key = calibration_key(description.fingerprint, features)
+        calibration = output.child(f"calibrate/{key}")
+        if read_manifest(calibration) is None:
+            progress.update(0, 0, unit="calibrating")
+            calibration.create(CALIBRATION_NAME, calibrate_on_store(source, TIERS[codec]).to_bytes())
+            publish_calibration(calibration, key, description.fingerprint, features)
+    encoder = codec_for(features, calibration)
+    store = output.child(f"features/{store_key(description.fingerprint, encoder.encoding)}")
+    made = transcode(
+        source,
+        store,
+        encoder,
+        max_shard_bytes=max(1, int(shard_mib * _MIB)),
+        on_shard=lambda done, total: progress.update(done, total, unit="shards"),
+    )
+    if made is None:
+        return f"{store.url}: has all that {url} has"
+    return describe_features(store.url)
 
 
 def tidy_features(url: str, older_than_hours: float, dry_run: bool) -> str:

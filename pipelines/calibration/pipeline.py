@@ -6,17 +6,15 @@ from typing import Any
 
 import ray
 
-from pipelines.calibration.steps import fit_calibration, sample_images
+from pipelines.calibration.steps import calibration_key, fit_calibration, publish_calibration, sample_images
 from pipelines.distillation.config import FeaturesConfig
 from pipelines.distillation.wanted import wanted_images
 from pipelines.progress import NullProgress, Progress
 from storage.corpus import Corpus
-from storage.keys import Json
-from storage.klt import CALIBRATION_NAME, Calibration, KltCodec
-from storage.manifest import FileEntry, Manifest, publish, read_manifest
+from storage.klt import CALIBRATION_NAME
+from storage.manifest import Manifest, read_manifest
 from storage.objects import Objects
-from storage.schema import SCHEMA_VERSION
-from teachers.registry import TeacherConfig, teacher_card
+from teachers.registry import TeacherConfig
 
 __all__ = ["calibrate"]
 
@@ -26,7 +24,7 @@ def calibrate(
     teacher: TeacherConfig,
     features: FeaturesConfig,
     output: Objects,
-    key: str,
+    fingerprint: str,
     progress: Progress | None = None,
 ) -> Manifest:
     """Fits the encoding of a teacher's features on a sample of the corpus, unless that was done before.
@@ -38,12 +36,13 @@ def calibrate(
         teacher: whose features.
         features: grid, tier, splits and size of the sample.
         output: where the calibration goes.
-        key: see `calibration_key`.
+        fingerprint: of the features, see `pipelines.distillation.plan.feature_fingerprint`.
         progress: told the number of finished images.
 
     Raises:
         DataError: the teacher fails on every image of the sample.
     """
+    key = calibration_key(fingerprint, features)
     published = read_manifest(output)
     if published is not None:
         return published
@@ -54,21 +53,7 @@ def calibrate(
     task: Any = _FIT.options(**options).remote(corpus.objects.url, teacher, features, chosen)
     output.create(CALIBRATION_NAME, ray.get(task))
     shown.update(len(chosen), len(chosen), unit="images")
-    data = output.read(CALIBRATION_NAME)
-    codec = KltCodec(Calibration.from_bytes(data))
-    facts: dict[str, Json] = {"encoding": codec.encoding, **codec.facts}
-    return publish(
-        output,
-        Manifest(
-            kind="calibration",
-            key=key,
-            schema_version=SCHEMA_VERSION,
-            recipe={"codec": features.codec},
-            inputs={"teacher": teacher_card(teacher).fingerprint},
-            files=(FileEntry.of(CALIBRATION_NAME, data),),
-            facts=facts,
-        ),
-    )
+    return publish_calibration(output, key, fingerprint, features)
 
 
 def _fit(corpus_url: str, teacher: TeacherConfig, features: FeaturesConfig, image_ids: list[str]) -> bytes:

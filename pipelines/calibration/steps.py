@@ -14,11 +14,19 @@ from storage.errors import DataError, ObjectNotFound, UsageError
 from storage.feature_plan import PlannedRow
 from storage.keys import content_key
 from storage.klt import CALIBRATION_NAME, Calibration, KltCodec
+from storage.manifest import FileEntry, Manifest, publish
 from storage.objects import Objects
-from storage.schema import ImageRecord
+from storage.schema import SCHEMA_VERSION, ImageRecord
 from teachers.base import Teacher
 
-__all__ = ["calibration_key", "codec_for", "fit_calibration", "is_calibrated", "sample_images"]
+__all__ = [
+    "calibration_key",
+    "codec_for",
+    "fit_calibration",
+    "is_calibrated",
+    "publish_calibration",
+    "sample_images",
+]
 
 VERSION = 1
 """Raised when the same teacher and images give another calibration; part of its address."""
@@ -68,6 +76,31 @@ def codec_for(features: FeaturesConfig, calibration: Objects | None = None) -> C
             f"found one for {found} dB"
         )
     return codec
+
+
+def publish_calibration(output: Objects, key: str, fingerprint: str, features: FeaturesConfig) -> Manifest:
+    """Publishes the calibration that lies in a folder; repeating it is fine.
+
+    Args:
+        output: the folder.
+        key: see `calibration_key`.
+        fingerprint: of the features.
+        features: names the tier.
+    """
+    data = output.read(CALIBRATION_NAME)
+    codec = KltCodec(Calibration.from_bytes(data))
+    return publish(
+        output,
+        Manifest(
+            kind="calibration",
+            key=key,
+            schema_version=SCHEMA_VERSION,
+            recipe={"codec": features.codec},
+            inputs={"features": fingerprint},
+            files=(FileEntry.of(CALIBRATION_NAME, data),),
+            facts={"encoding": codec.encoding, **codec.facts},
+        ),
+    )
 
 
 def sample_images(image_ids: Sequence[str], num_images: int) -> list[str]:

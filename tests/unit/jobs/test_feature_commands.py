@@ -8,7 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from storage.errors import CorruptObject, ObjectNotFound
+from pipelines.calibration.steps import calibration_key, codec_for
+from pipelines.distillation.config import FeaturesConfig
+from pipelines.distillation.plan import store_key
+from storage.errors import CorruptObject, ObjectNotFound, UnknownKind
 from storage.features import FeatureStore
 from storage.objects import Objects
 from storage.testing import example_features, publish_example_part
@@ -65,3 +68,19 @@ def test_compact_then_gc(url: str) -> None:
 def test_an_absent_store_is_named(tmp_path: Path, command: str) -> None:
     with pytest.raises(ObjectNotFound, match="absent/index: no snapshot; no features there, run teach first"):
         _run(command, str(tmp_path / "absent"))
+
+
+def test_transcode_puts_features_where_teach_looks(tmp_path: Path) -> None:
+    source, workspace = Objects.open(tmp_path / "source"), tmp_path / "runs"
+    publish_example_part(source, "part", example_features(), "raw16")
+    shown = _run("transcode", source.url, str(workspace), "--codec", "klt")
+    assert "7 images, 1 rejected" in shown
+    (calibration,) = (workspace / "calibrate").iterdir()
+    features = FeaturesConfig(codec="klt")
+    assert calibration.name == calibration_key("teacher", features)
+    codec = codec_for(features, Objects.open(calibration))
+    store = workspace / "features" / store_key("teacher", codec.encoding)
+    assert len(FeatureStore.open(store)) == 7
+    assert "has all that" in _run("transcode", source.url, str(workspace), "--codec", "klt")
+    with pytest.raises(UnknownKind, match="unknown feature encoding 'jpeg'; known: int8, klt, klt-20db"):
+        _run("transcode", source.url, str(workspace), "--codec", "jpeg")

@@ -112,13 +112,13 @@ def test_images_on_which_the_teacher_fails_are_left_out() -> None:
 def test_a_calibration_is_made_once_and_used_from_then_on(local_ray: None, tmp_path: Path) -> None:
     corpus = _corpus(tmp_path / "corpus", [_image(number) for number in range(6)])
     folder = Objects.open(tmp_path / "calibration")
-    manifest = calibrate(corpus, TEACHER, CONFIG, folder, "key")
+    manifest = calibrate(corpus, TEACHER, CONFIG, folder, "fingerprint")
     assert verify_manifest(folder) == manifest
     assert (manifest.kind, manifest.facts["num_images"], manifest.facts["tier_db"]) == ("calibration", 4, 30)
-    assert calibrate(corpus, TEACHER, CONFIG.model_copy(update={"calibration_images": 2}), folder, "key") == manifest
+    assert calibrate(corpus, TEACHER, CONFIG.model_copy(update={"calibration_images": 2}), folder, "fingerprint") == manifest
     # Of two at once the first one's calibration stands, also if it dies before its manifest.
     folder.delete("manifest.json")
-    assert calibrate(corpus, TEACHER, CONFIG.model_copy(update={"calibration_images": 2}), folder, "key") == manifest
+    assert calibrate(corpus, TEACHER, CONFIG.model_copy(update={"calibration_images": 2}), folder, "fingerprint") == manifest
 
     codec = codec_for(CONFIG, folder)
     assert isinstance(codec, KltCodec)
