@@ -108,7 +108,8 @@ def test_features_of_another_teacher_are_found_out(taught: Path, monkeypatch: py
     outputs = module._outputs(recipe)
     first, second = recipe.teachers
     assert isinstance(second, Sam2TeacherConfig)
-    other = second.model_copy(update={"tiny": second.tiny.model_copy(update={"seed": 7})})
+    untrained = second.tiny.model_copy(update={"num_channels": 64})
+    other = second.model_copy(update={"checkpoint": None, "tiny": untrained})
     monkeypatch.setattr(module, "_outputs", lambda found: outputs)
     with pytest.raises(DataError, match=r"5 of 5 images differ .*, worst [0-9a-f]{64}: .* check weights"):
         verify_recipe(recipe.model_copy(update={"teachers": (first, other)}), 5)
