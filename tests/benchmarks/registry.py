@@ -12,6 +12,7 @@ __all__ = ["SUITES", "suite"]
 SUITES = {
     "features": "tests.benchmarks.features",
     "student": "tests.benchmarks.student",
+    "teach": "tests.benchmarks.teach",
 }
 """Module of each suite; it has a dictionary `BENCHMARKS`, whose names no other suite uses."""
 
