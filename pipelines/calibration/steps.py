@@ -133,7 +133,8 @@ def fit_calibration(
         batch, failures = prepare_batch(teacher, [record], size)
         computed, failed = compute_features(teacher, batch, failures)
         grid = feature_grid(features, teacher, source, record.height, record.width)
-        (row,) = feature_rows([PlannedRow(record.image_id, *grid)], computed, failed)
+        planned = [PlannedRow(record.image_id, *grid)]
+        (row,) = feature_rows(planned, computed, failed, features.grid_stride_px is not None)
         if row.values is None:
             failure = f"{row.image_id}: {row.detail}"
         else:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tests.benchmarks.pipeline_vs_bare_forward import pipeline_vs_bare_forward
-
 from tests.benchmarks.measuring import Benchmark
+from tests.benchmarks.pipeline_vs_bare_forward import pipeline_vs_bare_forward
 from tests.benchmarks.plan_1m import plan_1m
 
 __all__ = ["BENCHMARKS"]

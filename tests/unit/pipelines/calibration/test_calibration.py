@@ -113,12 +113,13 @@ def test_a_calibration_is_made_once_and_used_from_then_on(local_ray: None, tmp_p
     corpus = _corpus(tmp_path / "corpus", [_image(number) for number in range(6)])
     folder = Objects.open(tmp_path / "calibration")
     manifest = calibrate(corpus, TEACHER, CONFIG, folder, "fingerprint")
+    fewer = CONFIG.model_copy(update={"calibration_images": 2})
     assert verify_manifest(folder) == manifest
     assert (manifest.kind, manifest.facts["num_images"], manifest.facts["tier_db"]) == ("calibration", 4, 30)
-    assert calibrate(corpus, TEACHER, CONFIG.model_copy(update={"calibration_images": 2}), folder, "fingerprint") == manifest
+    assert calibrate(corpus, TEACHER, fewer, folder, "fingerprint") == manifest
     # Of two at once the first one's calibration stands, also if it dies before its manifest.
     folder.delete("manifest.json")
-    assert calibrate(corpus, TEACHER, CONFIG.model_copy(update={"calibration_images": 2}), folder, "fingerprint") == manifest
+    assert calibrate(corpus, TEACHER, fewer, folder, "fingerprint") == manifest
 
     codec = codec_for(CONFIG, folder)
     assert isinstance(codec, KltCodec)
