@@ -23,6 +23,8 @@ __all__ = ["Basis", "Codec", "Int8Codec", "Raw16Codec", "StoredFeature", "check_
 _ROBUST_SIGMAS = 6.0
 _IQR_OF_NORMAL = 1.349  # interquartile range of a normal distribution, in sigmas
 _MAX_OUTLIER_SHARE = 1 / 256  # per side and channel; at 12 bytes each under 10 % of the int8 bytes
+_MAX_FAR_SHARE = 1 / 32  # of a channel that reaches further than four times its robust range
+_FAR = 4.0
 _CRC: Json = {"name": "crc32c"}
 
 
@@ -77,9 +79,9 @@ class Int8Codec:
     """One byte per value, affine per image and channel; the sentinel is -128.
 
     The range of a channel reaches to 6 robust sigmas (from the interquartile range) around its
-    median, or as far as needed to leave out at most 1/256 of the values on either side. What lies
-    further out is stored exactly beside it: a single value at 200 sigmas within the range would
-    cost every other value 7 dB.
+    median, or as far as needed to leave out at most 1/256 of the values on either side (1/32 where
+    that would be more than four times as far). What lies further out is stored exactly beside it: a
+    single value at 200 sigmas within the range would cost every other value 7 dB.
     """
 
     encoding = "int8"
@@ -157,14 +159,24 @@ def _robust_range(flat: Float32) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
         ordered[:, round(last * share)].astype(np.float64) for share in (0.25, 0.5, 0.75)
     )
     reach = _ROBUST_SIGMAS * (upper_quartile - lower_quartile) / _IQR_OF_NORMAL
-    num_out = int(num_cells * _MAX_OUTLIER_SHARE)
-    low = np.minimum(median - reach, ordered[:, num_out])
-    high = np.maximum(median + reach, ordered[:, last - num_out])
+    low, high = _reaching(ordered, median, reach, _MAX_OUTLIER_SHARE)
+    is_far = (high - low > _FAR * 2 * reach) & (reach > 0)
+    nearer_low, nearer_high = _reaching(ordered, median, reach, _MAX_FAR_SHARE)
+    low, high = np.where(is_far, nearer_low, low), np.where(is_far, nearer_high, high)
     # Down to the values that are there, so that no code is spent on the gap before an outlier.
     first_in = np.count_nonzero(ordered < low[:, None], axis=1)
     last_in = np.count_nonzero(ordered <= high[:, None], axis=1) - 1
     channels = np.arange(len(ordered))
     return ordered[channels, first_in].astype(np.float64), ordered[channels, last_in].astype(np.float64)
+
+
+def _reaching(
+    ordered: Float32, median: npt.NDArray[np.float64], reach: npt.NDArray[np.float64], outlier_share: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The range around the median, widened until at most that share of the values lies out of it on either side."""
+    last = ordered.shape[1] - 1
+    num_out = int(ordered.shape[1] * outlier_share)
+    return np.minimum(median - reach, ordered[:, num_out]), np.maximum(median + reach, ordered[:, last - num_out])
 
 
 def _bytes_of(values: npt.NDArray[Any]) -> memoryview:

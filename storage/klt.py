@@ -39,8 +39,10 @@ blosc: Any = numcodecs.blosc  # an extension module without types
 
 _METADATA = "sailloft"
 _LARGEST = 32767  # zigzag 65534; 65535 is the sentinel
-_CLIP_SIGMAS = 8.0  # a Laplacian has 1e-5 of its values and 4e-4 of its variance beyond
-_CLIP_ROUNDS = 3
+_CLIP_SIGMAS = 4.5  # a Laplacian has 3 % of its variance beyond, which calibration makes up for
+_CLIP_ROUNDS = 16
+_CELLS_LOOKED_AT = 4096
+_CLIP_CHANGE = 0.99
 _LEAST_SHARE = 1 / 16
 # Measured on 256 channels of spectrum k^-1.5 at 30 dB: levels 3 and 5 save under 0.4 % and take 2 and 4
 # times as long; blocks of 64 KiB cost 3 % more, one block per image 0.1 %.
@@ -216,17 +218,23 @@ class KltCodec:
 def deviation(flat: Float32) -> float:
     """Root mean square over features [channels, cells], channel means removed.
 
-    Values beyond 8 deviations of their channel count as 8, so that a few far ones don't coarsen the
-    step for all others.
+    Values beyond 4.5 deviations of their channel count as 4.5, so that a few far ones don't coarsen the
+    step for all others. Of large grids some 4,096 cells are looked at.
     """
-    centred = flat - flat.mean(axis=1, keepdims=True)
-    squares = np.square(centred, out=centred)
-    variance = squares.mean(axis=1, dtype=np.float64)
+    looked_at = flat[:, :: max(1, flat.shape[1] // _CELLS_LOOKED_AT)]
+    mean, variance = looked_at.mean(axis=1, dtype=np.float64), looked_at.var(axis=1, dtype=np.float64)
+    active = np.flatnonzero(variance > 0)
     for _ in range(_CLIP_ROUNDS):
-        limit = (_CLIP_SIGMAS**2 * variance).astype(np.float32)
-        if not (squares.max(axis=1, initial=0.0) > limit).any():
+        if not active.size:
             break
-        variance = np.minimum(squares, limit[:, None]).mean(axis=1, dtype=np.float64)
+        reach = _CLIP_SIGMAS * np.sqrt(variance[active])
+        low, high = (bound.astype(np.float32)[:, None] for bound in (mean[active] - reach, mean[active] + reach))
+        clipped = np.clip(looked_at[active], low, high)
+        mean[active] = clipped.mean(axis=1, dtype=np.float64)
+        narrower = clipped.var(axis=1, dtype=np.float64)
+        still = narrower < _CLIP_CHANGE * variance[active]
+        variance[active] = narrower
+        active = active[still]
     return float(np.sqrt(variance.mean()))
 
 

@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from storage.codecs import StoredFeature, codec_of
 from storage.errors import DataError, UnknownKind
+from storage.testing import example_codec
 
 RAW16, INT8 = codec_of("raw16"), codec_of("int8")
 
@@ -77,6 +78,22 @@ def test_an_outlier_costs_the_others_nothing_and_is_exact() -> None:
     others[2, 3, 4] = False
     error, clean_error = (np.abs(x - features)[others].max() for x in (restored, clean.dequantise()))
     assert error <= 1.01 * clean_error
+
+
+@pytest.mark.parametrize("share", [0.001, 0.005, 0.015])
+def test_a_channel_with_values_200_sigma_out_keeps_its_snr(share: float) -> None:
+    features = _normal(16, 64, 64)
+    far = np.random.default_rng(0).random((64, 64)) < share
+    spiked = features.copy()
+    spiked[1][far] = 200
+    for codec in (RAW16, INT8, example_codec("klt", 16), example_codec("klt-20db", 16)):
+        clean, restored = codec.encode(features).dequantise(), codec.encode(spiked).dequantise()
+        before, after = (
+            10 * np.log10(features[1][~far].var() / ((values[1] - features[1])[~far] ** 2).mean())
+            for values in (clean, restored)
+        )
+        assert after > before - 1.0, codec.encoding
+        np.testing.assert_allclose(restored[1][far], 200, rtol=5e-3)
 
 
 @pytest.mark.parametrize("kind", ["relu", "heavy tail", "two values", "ramp", "mostly one value"])
