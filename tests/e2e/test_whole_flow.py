@@ -23,7 +23,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
 ]
 
-STAGES = ["scenes", "curate", "teach mask2former", "teach sam2", "train", "evaluate", "report"]
+STAGES = [
+    "scenes",
+    "curate",
+    *("calibrate mask2former", "teach mask2former", "calibrate sam2", "teach sam2"),
+    *("train", "evaluate", "report"),
+]
 
 
 def run_smoke(workspace: str) -> tuple[RunResult, str]:
@@ -82,7 +87,7 @@ def test_a_second_run_does_nothing(local_run: tuple[Path, RunResult, str], monke
     monkeypatch.setattr("jobs.runner.ray_session", None)  # no session is opened for nothing
     second, shown = run_smoke(str(workspace))
     assert [outcome.state for outcome in second.outcomes] == [State.PRESENT] * len(STAGES)
-    assert second.summary().startswith("all 7 stages present, nothing to do\nreport: ")
+    assert second.summary().startswith("all 9 stages present, nothing to do\nreport: ")
     assert second.report == first.report
     assert [outcome.seconds for outcome in second.outcomes] == [outcome.seconds for outcome in first.outcomes]
     assert listing(workspace) == before
@@ -93,7 +98,7 @@ def test_a_dry_run_tells_what_is_there(local_run: tuple[Path, RunResult, str]) -
     workspace, result, _ = local_run
     before = listing(workspace)
     text = describe_plan(load_recipe("smoke", [f"workspace={workspace}", "training.seed=1"]))
-    lines = {line[:18].strip(): line for line in text.splitlines()[-8:]}
+    lines = {line[:18].strip(): line for line in text.splitlines()[-10:]}
     assert "present" in lines["teach sam2"]
     assert "missing" in lines["train"]
     assert lines["curate"].endswith(result.outcomes[1].url)
