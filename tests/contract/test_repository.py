@@ -58,9 +58,10 @@ def pins() -> dict[str, str]:
 
 
 def requirements() -> list[Requirement]:
-    """All that pyproject.toml asks for, extras and the build included."""
+    """All that pyproject.toml asks for, the build and extras too, but for extras that can't share an environment."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    extras = project["project"]["optional-dependencies"].values()
+    apart = {item["extra"] for group in project["tool"]["uv"]["conflicts"] for item in group}
+    extras = [x for name, x in project["project"]["optional-dependencies"].items() if name not in apart]
     lines = [*project["build-system"]["requires"], *project["project"]["dependencies"], *(x for e in extras for x in e)]
     return [requirement for line in lines if (requirement := Requirement(line)).name != "sailloft"]
 
