@@ -80,7 +80,7 @@ __all__ = [
 ]
 
 _NUM_THREADS = 16
-_NUM_LOCAL_READERS = 8  # pieces of a batch from a local disk: enough for its queue, few enough for the threads' cost
+_NUM_LOCAL_READERS = 4  # pieces of a batch from a local disk: enough for its queue, few enough for the threads' cost
 _CACHED_TAIL_BYTES = 256 * 2**20
 _Place: TypeAlias = tuple[int, int, int]  # part (position in the snapshot), array (position in the part), shard
 _Rows: TypeAlias = npt.NDArray[np.int64]  # positions in the index
@@ -232,14 +232,14 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
                 system's page faults.
         """
         rows = self._find(image_ids)
-        groups = self._divided(self._by_shard(np.unique(rows)))
-        if len(groups) == 1:
-            read = [self._read_rows(groups[0][0], groups[0][1], allocate)]
+        pieces = self._divided(self._by_shard(np.unique(rows)))
+        if len(pieces) == 1:
+            read = [self._read_pieces(pieces[0], allocate)]
         else:
             with self._lock:
-                new = {place for place, _ in groups if place not in self._tails}
+                new = {place for piece in pieces for place, _ in piece if place not in self._tails}
             list(self._pool.map(self._tail, new))
-            read = self._pool.map(lambda group: self._read_rows(group[0], group[1], allocate), groups)
+            read = self._pool.map(lambda piece: self._read_pieces(piece, allocate), pieces)
         features = {row: feature for found in read for row, feature in found.items()}
         return [features[row] for row in rows.tolist()]
 
@@ -327,13 +327,30 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
             groups.setdefault((part, array, shard), []).append(row)
         return groups
 
-    def _divided(self, groups: Mapping[_Place, list[int]]) -> list[tuple[_Place, list[int]]]:
-        """Pieces for the threads, neighbours together, so that one image is decoded while others are on their way."""
+    def _divided(self, groups: Mapping[_Place, list[int]]) -> list[list[tuple[_Place, list[int]]]]:
+        """Work for the threads, neighbours together, so that one image is decoded while others are on their way."""
         num_pieces = _NUM_THREADS if self.objects.local_path is None else _NUM_LOCAL_READERS
         size = -(-sum(map(len, groups.values())) // num_pieces)
-        return [
-            (place, rows[start : start + size]) for place, rows in groups.items() for start in range(0, len(rows), size)
-        ]
+        pieces: list[list[tuple[_Place, list[int]]]] = []
+        room = 0
+        for place, rows in groups.items():
+            start = 0
+            while start < len(rows):
+                if not room:
+                    pieces.append([])
+                    room = size
+                taken = rows[start : start + room]
+                pieces[-1].append((place, taken))
+                start, room = start + len(taken), room - len(taken)
+        return pieces
+
+    def _read_pieces(
+        self, pieces: Sequence[tuple[_Place, Sequence[int]]], allocate: Allocate | None
+    ) -> dict[int, StoredFeature]:
+        found: dict[int, StoredFeature] = {}
+        for place, rows in pieces:
+            found.update(self._read_rows(place, rows, allocate))
+        return found
 
     def _read_rows(self, place: _Place, rows: Sequence[int], allocate: Allocate | None) -> dict[int, StoredFeature]:
         """Several images of one shard: the tail if it isn't cached, then all chunks together."""
