@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from jobs.convert_teacher import teacher_details, teacher_files, teacher_summary
 from jobs.display import Display
-from jobs.loading import apply_override
+from jobs.loading import parse_settings
 from jobs.new_folder import make_folder, target_folder
 from model.bases import read_base
 from model.checkpoint import (
@@ -97,7 +96,7 @@ def convert(
                 f"{source}: a teacher's checkpoint takes none of --to, --tokenizer and --seed; leave them out"
             )
         return _convert_teacher(Path(source), output, target, settings, display)
-    fields = _parse_settings(settings)
+    fields = parse_settings(settings, list(StudentConfig.model_fields), "a student")
     progress = display.stage("convert")
     progress.update(0, 2, unit="steps", now=f"reading {source}")
     found = _read(source, fields, tokenizer, seed)
@@ -120,21 +119,6 @@ def _convert_teacher(path: Path, output: Path, target: Path, settings: Sequence[
     _write(target, files, display.stage("write"))
     display.note("write", f"wrote {output}")
     return teacher_summary(converted, output, sum(len(content) for content in files.values()))
-
-
-def _parse_settings(settings: Sequence[str]) -> dict[str, object]:
-    tree: dict[str, object] = {}
-    for setting in settings:
-        tree = apply_override(tree, setting)
-    known = list(StudentConfig.model_fields)
-    for name in tree:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(
-                f"{name}: no such field of a student{f'; did you mean {close[0]}?' if close else ''}; "
-                f"known: {', '.join(known)}"
-            )
-    return tree
 
 
 def _read(source: str, settings: Mapping[str, object], tokenizer: str | None, seed: int) -> _Found:

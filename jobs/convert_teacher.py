@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import shlex
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from safetensors.torch import save as save_safetensors
 
-from jobs.loading import apply_override
+from jobs.loading import parse_settings
 from storage.errors import UsageError
 from teachers.checkpoints import load_converted
 from teachers.conversion import ConvertedTeacher, convert_official
@@ -30,17 +29,7 @@ def teacher_details(settings: Sequence[str]) -> Sam2Details:
     Raises:
         UsageError: an unknown field, or a value that it can't have.
     """
-    tree: dict[str, object] = {}
-    for setting in settings:
-        tree = apply_override(tree, setting)
-    known = list(Sam2Details.model_fields)
-    for name in tree:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise UsageError(
-                f"{name}: no such field of a teacher{f'; did you mean {close[0]}?' if close else ''}; "
-                f"known: {', '.join(known)}"
-            )
+    tree = parse_settings(settings, list(Sam2Details.model_fields), "a teacher")
     try:
         return Sam2Details.model_validate(tree)
     except ValidationError as error:

@@ -20,6 +20,7 @@ __all__ = [
     "apply_override",
     "merge",
     "packaged_recipes",
+    "parse_settings",
     "read_recipe_tree",
     "validate_recipe",
 ]
@@ -112,6 +113,30 @@ def _read_yaml(path: Path) -> Tree:
     if not isinstance(loaded, dict):
         raise UsageError(f"recipe {path}: expected a mapping of settings, got {type(loaded).__name__}")
     return cast("Tree", loaded)
+
+
+def parse_settings(settings: Sequence[str], known: Sequence[str], owner: str) -> dict[str, object]:
+    """Settings `field=value` of the command line as a tree.
+
+    Args:
+        settings: in order; later ones win.
+        known: fields there are.
+        owner: whose fields they are, for messages.
+
+    Raises:
+        UsageError: an unknown field, with the known ones and the nearest.
+    """
+    tree: dict[str, object] = {}
+    for setting in settings:
+        tree = apply_override(tree, setting)
+    for name in tree:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(
+                f"{name}: no such field of {owner}{f'; did you mean {close[0]}?' if close else ''}; "
+                f"known: {', '.join(known)}"
+            )
+    return tree
 
 
 def merge(parent: Tree, child: Tree) -> Tree:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pipelines.calibration.steps import calibration_key, codec_for, is_calibrated, publish_calibration
-from pipelines.distillation.config import FeaturesConfig
-from pipelines.distillation.plan import store_key
 from pipelines.progress import Progress
 from storage.calibration import TIERS
 from storage.errors import UnknownKind
@@ -125,6 +122,11 @@ def transcode_features(url: str, workspace: str, codec: str, shard_mib: float, p
         UsageError: no such encoding, or a finer one than that of the store.
         ObjectNotFound: no store there.
     """
+    # These bring torch, which takes seconds; the other commands do without.
+    from pipelines.calibration.steps import calibration_key, codec_for, is_calibrated, publish_calibration
+    from pipelines.distillation.config import FeaturesConfig
+    from pipelines.distillation.plan import store_key
+
     source = FeatureStore.open(url)
     description = source.description
     assert description is not None  # an absent store raises

@@ -206,8 +206,7 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
     def shard_numbers(self, image_ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """A number for each image's shard: the same for images that one whole read gives; raises MissingFeature."""
         rows = self._find(image_ids)
-        places, numbers = np.unique(self._places(rows), axis=0, return_inverse=True)
-        del places
+        _, numbers = np.unique(self._places(rows), axis=0, return_inverse=True)
         return numbers.reshape(-1)
 
     def read(self, image_ids: Sequence[str]) -> list[npt.NDArray[np.float32]]:

@@ -383,8 +383,7 @@ class Objects:
 
         The pieces of a local file go to the disk at once; those of others are kept until the end.
         """
-        store, path = self._writable(key)
-        del store
+        _, path = self._writable(key)
         if self._location.scheme != "file":
             return NewObject(self, key, None)
         try:

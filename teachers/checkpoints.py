@@ -21,7 +21,7 @@ from teachers.sam2_sizes import Sam2Details
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["load_converted", "load_pretrained", "official_file"]
+__all__ = ["check_source", "load_converted", "load_pretrained", "official_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -115,3 +115,15 @@ def _quiet_transformers() -> Generator[None]:
         transformers_logging.set_verbosity(verbosity)
         if had_bars:
             transformers_logging.enable_progress_bar()
+
+
+def check_source(checkpoint: str | None, size: str | None, backend: str) -> None:
+    """Refuses a configuration that names two sources of weights, or an official backend without an official file.
+
+    Raises:
+        ValueError: with the field and the remedy, for pydantic to report.
+    """
+    if checkpoint is not None and size is not None:
+        raise ValueError(f"size: {size} is for a random network, got checkpoint {checkpoint!r} too; leave one out")
+    if backend == "official" and (checkpoint is None or official_file(checkpoint) is None):
+        raise ValueError(f"checkpoint: backend: official takes an official file, got {checkpoint!r}; name one")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from storage.keys import Json
 from teachers.base import BaseTeacherConfig, ModuleTeacher, StudentSource, build_seeded
-from teachers.checkpoints import load_pretrained, official_file
+from teachers.checkpoints import check_source, load_pretrained
 from teachers.device import real_dtype, wants_compilation
 from teachers.mask2former_sizes import MASK2FORMER_SIZES, Mask2FormerSize, Mask2FormerSizes
 from teachers.official_detectron2 import load_official_mask2former
@@ -76,12 +76,7 @@ class Mask2FormerTeacherConfig(BaseTeacherConfig, frozen=True):
 
     @model_validator(mode="after")
     def _one_source(self) -> Mask2FormerTeacherConfig:
-        if self.checkpoint is not None and self.size is not None:
-            raise ValueError(
-                f"size: {self.size} is for a random network, got checkpoint {self.checkpoint!r} too; leave one out"
-            )
-        if self.backend == "official" and (self.checkpoint is None or official_file(self.checkpoint) is None):
-            raise ValueError(f"checkpoint: backend: official takes an official file, got {self.checkpoint!r}; name one")
+        check_source(self.checkpoint, self.size, self.backend)
         return self
 
     def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:

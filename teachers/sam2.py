@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from storage.keys import Json
 from teachers.base import BaseTeacherConfig, ModuleTeacher, StudentSource, build_seeded
-from teachers.checkpoints import load_pretrained, official_file
+from teachers.checkpoints import check_source, load_pretrained
 from teachers.device import real_dtype, wants_compilation
 from teachers.official_sam2 import OfficialImageEmbedding, load_official_sam2
 from teachers.resize import require_rgb, resize_antialiased
@@ -59,12 +59,7 @@ class Sam2TeacherConfig(BaseTeacherConfig, frozen=True):
 
     @model_validator(mode="after")
     def _one_source(self) -> Sam2TeacherConfig:
-        if self.checkpoint is not None and self.size is not None:
-            raise ValueError(
-                f"size: {self.size} is for a random network, got checkpoint {self.checkpoint!r} too; leave one out"
-            )
-        if self.backend == "official" and (self.checkpoint is None or official_file(self.checkpoint) is None):
-            raise ValueError(f"checkpoint: backend: official takes an official file, got {self.checkpoint!r}; name one")
+        check_source(self.checkpoint, self.size, self.backend)
         return self
 
     def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:

@@ -278,7 +278,9 @@ def test_a_black_image_of_floats_is_no_mistake() -> None:
 def test_palettes_with_transparency_do_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        as_rgb(palette(b"\x00\x80\xff"))
+        found = as_rgb(palette(b"\x00\x80\xff"))
+    assert found.dtype == np.uint8
+    assert found.shape[-1] == 3
 
 
 @pytest.mark.parametrize("one", [Image.fromarray(RGB), RGB, torch.from_numpy(RGB).permute(2, 0, 1)])

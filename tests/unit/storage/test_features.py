@@ -109,9 +109,13 @@ def test_scanning_takes_one_read_per_shard(store: Objects, monkeypatch: pytest.M
 
 
 def test_a_scan_may_be_left(store: Objects) -> None:
-    scan = FeatureStore.open(store).scan()
-    next(scan)
+    features = FeatureStore.open(store)
+    scan = features.scan()
+    image_id, _ = next(scan)
     scan.close()
+    assert image_id == next(iter(features))
+    assert list(scan) == []
+    assert len(list(features.scan())) == 7
 
 
 def test_shard_numbers_tell_which_images_one_read_gives(store: Objects) -> None:

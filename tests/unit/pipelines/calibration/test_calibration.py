@@ -19,15 +19,15 @@ from pipelines.calibration.steps import (
 )
 from pipelines.distillation.config import FeaturesConfig
 from pipelines.distillation.pipeline import teach
-from storage.corpus import Corpus, write_images, write_samples
 from storage.errors import CorruptObject, DataError, UsageError
 from storage.features import FeatureStore
 from storage.klt import CALIBRATION_NAME, KltCodec
-from storage.manifest import Manifest, publish, verify_manifest
+from storage.manifest import verify_manifest
 from storage.objects import Objects
-from storage.schema import SCHEMA_VERSION, ImageRecord, Sample, Task
+from storage.schema import ImageRecord
 from teachers.sam2 import Sam2TeacherConfig
 from teachers.testing import textured_image
+from tests.small_corpora import write_corpus
 
 TEACHER = Sam2TeacherConfig(image_size_px=128)
 CONFIG = FeaturesConfig(num_actors=1, num_cpus_per_decoder=0, calibration_images=4)
@@ -48,25 +48,6 @@ def _image(number: int, torn: bool = False) -> ImageRecord:
         sources=(f"{number}.png",),
         difference_hash=0,
     )
-
-
-def _corpus(folder: Path, images: list[ImageRecord]) -> Corpus:
-    objects = Objects.open(str(folder))
-    samples = [
-        Sample(
-            sample_id=image.image_id,
-            image_id=image.image_id,
-            family="scenes",
-            task=Task.UNLABELLED,
-            split="train",
-            source_file="",
-            locator="",
-        )
-        for image in images
-    ]
-    files = (write_images(objects, "0", images), write_samples(objects, "0", samples))
-    publish(objects, Manifest("corpus", "some", SCHEMA_VERSION, {}, {}, files))
-    return Corpus.open(objects)
 
 
 def test_only_klt_is_calibrated() -> None:
@@ -110,7 +91,7 @@ def test_images_on_which_the_teacher_fails_are_left_out() -> None:
 
 @pytest.mark.ray
 def test_a_calibration_is_made_once_and_used_from_then_on(local_ray: None, tmp_path: Path) -> None:
-    corpus = _corpus(tmp_path / "corpus", [_image(number) for number in range(6)])
+    corpus = write_corpus(Objects.open(tmp_path / "corpus"), [_image(number) for number in range(6)], "some")
     folder = Objects.open(tmp_path / "calibration")
     manifest = calibrate(corpus, TEACHER, CONFIG, folder, "fingerprint")
     fewer = CONFIG.model_copy(update={"calibration_images": 2})
