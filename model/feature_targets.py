@@ -21,7 +21,7 @@ from torch.nn import functional
 from storage.codecs import StoredFeature
 from storage.errors import UsageError
 
-__all__ = ["FeatureTargets", "stack_targets"]
+__all__ = ["FeatureTargets", "plain_targets", "stack_targets"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class FeatureTargets:
     """Stored features of several images on one grid; see `storage.codecs.StoredFeature` for what the fields mean."""
 
     values: Shaped[Tensor, "images channels rows columns"]
-    """float16, int8, or int16 that holds the bits of zigzag codes."""
+    """float16 or float32, int8, or int16 that holds the bits of zigzag codes."""
     scale: Float[Tensor, "images channels_or_one"] | None
     offset: Float[Tensor, "images channels"] | None
     outlier_place: Int[Tensor, " outliers"]
@@ -91,14 +91,16 @@ class FeatureTargets:
         Args:
             student: in the teacher's channels.
         """
-        compared = student.float()
-        if self.rotation is not None and self.mean is not None:
-            compared = torch.einsum("kc,bchw->bkhw", self.rotation, compared - self.mean[:, None, None])
-        coefficients = self.coefficients()
-        if coefficients.shape[-2:] != student.shape[-2:]:
-            size = (student.shape[-2], student.shape[-1])
-            coefficients = functional.interpolate(coefficients, size=size, mode="bilinear", align_corners=False)
-        return (compared - coefficients).square().flatten(1).mean(1)
+        # Autocast would rotate in bfloat16, whose 8 bits are coarser than the stored steps.
+        with torch.autocast(student.device.type, enabled=False):
+            compared = student.float()
+            if self.rotation is not None and self.mean is not None:
+                compared = torch.einsum("kc,bchw->bkhw", self.rotation, compared - self.mean[:, None, None])
+            coefficients = self.coefficients()
+            if coefficients.shape[-2:] != student.shape[-2:]:
+                size = (student.shape[-2], student.shape[-1])
+                coefficients = functional.interpolate(coefficients, size=size, mode="bilinear", align_corners=False)
+            return (compared - coefficients).square().mean((1, 2, 3))
 
 
 def stack_targets(features: Sequence[StoredFeature]) -> FeatureTargets:
@@ -134,6 +136,12 @@ def stack_targets(features: Sequence[StoredFeature]) -> FeatureTargets:
         mean=None if basis is None else torch.from_numpy(basis.mean),
         rotation=None if basis is None else torch.from_numpy(basis.rotation),
     )
+
+
+def plain_targets(features: Float[Tensor, "images channels rows columns"]) -> FeatureTargets:
+    """Features that were never stored, as they are."""
+    nothing = torch.zeros(0, device=features.device)
+    return FeatureTargets(features, None, None, nothing.long(), nothing, None, None)
 
 
 def _stacked(rows: Sequence[np.ndarray]) -> Tensor | None:

@@ -12,7 +12,7 @@ graph breaks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.attention import AttentionPlan
+from model.feature_targets import FeatureTargets
 from model.losses import (
     PointDraws,
     chunked_next_token_loss,
     dice_loss,
-    distillation_loss,
     mask_bce_loss,
     sample_points,
     uncertain_points,
@@ -39,7 +39,12 @@ __all__ = ["LossTerms", "LossWeights", "TrainingBatch", "compute_losses", "draw_
 _EPSILON = 1e-4
 
 Grid = tuple[int, int]
-Features = Mapping[str, Mapping[Grid, tuple[list[int], Float[Tensor, "_known _channels _h _w"]]]]
+FeatureGroup = tuple[list[int], FeatureTargets]
+"""Numbers of images, and what a teacher says of them, as it is stored; all of one shape."""
+Features = Mapping[str, Mapping[Grid, Sequence[FeatureGroup]]]
+"""Per teacher and student grid the images whose features are known; a group for each shape of theirs."""
+Missing = Mapping[str, Sequence[tuple[int, str, Tensor]]]
+"""Per teacher: number, id and uint8 RGB (height, width, 3) of images whose features are yet to be computed."""
 
 
 class LossWeights(RecipeModel):
@@ -101,8 +106,8 @@ class TrainingBatch:
     targets: Mapping[Grid, MaskTargets]
     """Masks, by the grid of their images; grids without any are left out."""
     features: Features
-    """Per teacher: images of one student grid stacked, grid -> (image numbers, features). A teacher's
-    images are those whose features are known."""
+    missing: Missing = field(default_factory=dict)
+    """Filled where teachers run beside the student; stays on the host, where they take pictures from."""
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """The same batch on another device."""
@@ -117,7 +122,10 @@ class TrainingBatch:
             inputs=self.inputs.to(device),
             targets={grid: targets.to(device) for grid, targets in self.targets.items()},
             features={
-                teacher: {grid: (images, stack.to(device, non_blocking=True)) for grid, (images, stack) in maps.items()}
+                teacher: {
+                    grid: [(images, group.to(device, non_blocking=True)) for images, group in groups]
+                    for grid, groups in maps.items()
+                }
                 for teacher, maps in self.features.items()
             },
         )
@@ -129,6 +137,7 @@ def training_batch(
     masks: Sequence[Shaped[Tensor, "_masks _height _width"]],
     features: Features,
     seg_id: int,
+    missing: Missing | None = None,
 ) -> TrainingBatch:
     """Joins a batch with its targets and finds out which token answers for what.
 
@@ -140,6 +149,7 @@ def training_batch(
         masks: target masks of each image as uint8, one per `[SEG]` of the answers on it, in their order.
         features: see `TrainingBatch`.
         seg_id: token id of `[SEG]`.
+        missing: see `TrainingBatch`.
 
     Raises:
         ValueError: an image with another number of masks than of `[SEG]`.
@@ -184,6 +194,7 @@ def training_batch(
         label_documents=document[label_slots],
         targets=targets,
         features=features,
+        missing=missing or {},
     )
 
 
@@ -203,6 +214,8 @@ class LossTerms:
     total: Float[Tensor, ""]
     terms: Mapping[str, Float[Tensor, ""]]
     """Unweighted: `text`, `mask_bce`, `mask_dice` and one `distillation/<teacher>` each."""
+    per_document: Float[Tensor, " documents"]
+    """The weighted loss of each conversation, of which `total` is the mean; detached."""
 
 
 def draw_points(batch: TrainingBatch, num_points: int, generator: torch.Generator) -> dict[Grid, PointDraws]:
@@ -260,15 +273,17 @@ def losses_of(
             dice = dice.index_add(0, targets.documents, mask_dice)
             num_masks = num_masks.index_add(0, targets.documents, torch.ones_like(mask_bce))
         for head in model.config.distillation:
-            known = batch.features.get(head.teacher, {}).get(grid)
-            if known is None or not weights.distillation.get(head.teacher):
+            groups = batch.features.get(head.teacher, {}).get(grid, ())
+            if not weights.distillation.get(head.teacher):
                 continue
-            of_teacher, features = known
-            picked = [images.index(image) for image in of_teacher]
-            student = (cells if head.source == "mask_features" else patches)[picked]
-            loss = distillation_loss(model.distillation_heads[head.teacher](student), features) / (1 + _EPSILON)
-            so_far = distilled.setdefault(head.teacher, zeros)
-            distilled[head.teacher] = so_far.index_add(0, documents[picked], loss)
+            for of_teacher, features in groups:
+                picked = [images.index(image) for image in of_teacher]
+                student = model.distillation_heads[head.teacher](
+                    (cells if head.source == "mask_features" else patches)[picked]
+                )
+                loss = features.mean_squared_error(student.permute(0, 3, 1, 2)) / (1 + _EPSILON)
+                so_far = distilled.setdefault(head.teacher, zeros)
+                distilled[head.teacher] = so_far.index_add(0, documents[picked], loss)
     bce, dice = bce / (num_masks + _EPSILON), dice / (num_masks + _EPSILON)
     text_weight = torch.where(num_masks > 0, weights.text_with_masks, weights.text)
     per_document = text_weight * text + weights.mask_bce * bce + weights.mask_dice * dice
@@ -276,7 +291,8 @@ def losses_of(
         per_document = per_document + weights.distillation[teacher] * loss
     terms = {"text": text, "mask_bce": bce, "mask_dice": dice}
     terms |= {f"distillation/{teacher}": loss for teacher, loss in distilled.items()}
-    return LossTerms(per_document.mean(), {name: value.detach().mean() for name, value in terms.items()})
+    means = {name: value.detach().mean() for name, value in terms.items()}
+    return LossTerms(per_document.mean(), means, per_document.detach())
 
 
 def _text_loss(model: PixelSail, flat: Tensor, batch: TrainingBatch, zeros: Tensor) -> Tensor:

@@ -301,10 +301,11 @@ def _image_losses(
             )
             losses |= {"bce": mask_bce_loss(predicted, truth), "dice": dice_loss(predicted, truth)}
         for head in model.config.distillation:
-            images, features = batch.features.get(head.teacher, {}).get(grid, ([], flat))
-            if image in images:
+            for images, targets_of in batch.features.get(head.teacher, {}).get(grid, []):
+                if image not in images:
+                    continue
                 student = model.distillation_heads[head.teacher](cells if head.source == "mask_features" else patches)
-                feature = features[images.index(image)]
+                feature = targets_of.features()[images.index(image)]
                 losses[f"distillation/{head.teacher}"] = distillation_loss(student[None], feature[None])[0]
         found.append((image, losses))
     return found

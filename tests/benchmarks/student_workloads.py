@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import DistillationHead, StudentConfig
+from model.feature_targets import plain_targets
 from model.losses import PointDraws
 from model.objective import TrainingBatch, training_batch
 from model.packing import collate_packed
@@ -212,7 +213,7 @@ def training_batch_of(rows: Sequence[Sequence[Sample]], tokenizer: StudentTokeni
     teachers = pictures[0].features if pictures else {}
     features = {
         teacher: {
-            grid: (numbers, torch.stack([pictures[number].features[teacher] for number in numbers]))
+            grid: [(numbers, plain_targets(torch.stack([pictures[number].features[teacher] for number in numbers])))]
             for grid, numbers in by_grid.items()
         }
         for teacher in teachers

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from torch.nn import functional
 
 from model.attention import plan_attention
 from model.config import StudentConfig
+from model.feature_targets import plain_targets
 from model.losses import dice_loss, distillation_loss, mask_bce_loss, sample_points, uncertain_points
 from model.objective import (
+    FeatureGroup,
     LossTerms,
     LossWeights,
     TrainingBatch,
@@ -76,13 +79,13 @@ class Conversations:
         """Several conversations a row."""
         inputs, labels = collate_packed([[self.row(number) for number in group] for group in groups], 0)
         with_image = [number for group in groups for number in group if number < 4]
-        features: dict[str, dict[tuple[int, int], tuple[list[int], Tensor]]] = {}
+        features: dict[str, dict[tuple[int, int], list[FeatureGroup]]] = {}
         for teacher, known in self.features.items():
             maps = features.setdefault(teacher, {})
             for grid in sorted(set(inputs.grids)):
                 found = [i for i, n in enumerate(with_image) if n < len(known) and inputs.grids[i] == grid]
                 if found:
-                    maps[grid] = (found, torch.stack([known[with_image[i]] for i in found]))
+                    maps[grid] = [(found, plain_targets(torch.stack([known[with_image[i]] for i in found])))]
         masks = [self.masks[number] for number in with_image] if masks is None else masks
         return training_batch(inputs, labels, masks, features, self.processor.tokenizer.seg)
 
@@ -137,6 +140,30 @@ def test_a_batch_is_the_mean_of_its_conversations(
         assert value == pytest.approx(expected, rel=1e-4, abs=1e-7), name
 
 
+def test_each_conversation_has_its_loss(losses: Callable[..., LossTerms], conversations: Conversations) -> None:
+    numbers = (2, 0, 4, 1, 3)
+    together = losses(conversations.packed([2, 0], [4, 1, 3])).per_document
+    alone = torch.stack([losses(conversations.batch(number)).total for number in numbers])
+    torch.testing.assert_close(together, alone.detach(), rtol=1e-4, atol=1e-7)
+    assert not together.requires_grad
+
+
+def test_shapes_of_features_are_groups_of_their_own(
+    losses: Callable[..., LossTerms], conversations: Conversations
+) -> None:
+    """A teacher's maps of two shapes for one student grid: each image counts as it would alone."""
+    batch = conversations.batch(0, 1)
+    ((images, stacked),) = batch.features["mask2former"][2, 3]
+    assert images == [0, 1]
+    wider = functional.interpolate(stacked.values[1:], size=(8, 12), mode="bilinear", align_corners=False)
+    groups = [([1], plain_targets(wider)), ([0], plain_targets(stacked.values[:1]))]
+    mixed = replace(batch, features={**batch.features, "mask2former": {(2, 3): groups}})
+    resized = functional.interpolate(wider, size=(4, 6), mode="bilinear", align_corners=False)
+    one = [([0, 1], plain_targets(torch.cat([stacked.values[:1], resized])))]
+    expected = replace(batch, features={**batch.features, "mask2former": {(2, 3): one}})
+    assert values(losses(mixed)) == pytest.approx(values(losses(expected)), rel=1e-6)
+
+
 def test_gradients_of_a_batch_are_the_mean_of_its_conversations(
     losses: Callable[..., LossTerms], conversations: Conversations, student: PixelSail
 ) -> None:
@@ -167,8 +194,9 @@ def test_terms_are_the_formulas(
         labels = batch.labels[0, 1:]
         text = functional.cross_entropy(student.logits(hidden[0, :-1]), labels, ignore_index=-100)
         head = student.distillation_heads
-        mask2former = distillation_loss(head["mask2former"](cells), batch.features["mask2former"][2, 3][1])
-        sam2 = distillation_loss(head["sam2"](maps), batch.features["sam2"][2, 3][1])
+        of_teachers = {teacher: grids[2, 3][0][1].values for teacher, grids in batch.features.items()}
+        mask2former = distillation_loss(head["mask2former"](cells), of_teachers["mask2former"])
+        sam2 = distillation_loss(head["sam2"](maps), of_teachers["sam2"])
     assert found["text"] == pytest.approx(text.item(), rel=1e-5)
     assert found["mask_bce"] == pytest.approx(mask_bce_loss(logits, targets).sum().item() / 4.0001, rel=1e-5)
     assert found["mask_dice"] == pytest.approx(dice_loss(logits, targets).sum().item() / 4.0001, rel=1e-5)
@@ -486,8 +514,11 @@ def varied(student: PixelSail, tokenizer: StudentTokenizer, fields: dict[str, An
     masks = [conversations.masks[number] for number in (1, 0, 2, 3)]
     sam2, mask2former = (conversations.features[teacher] for teacher in ("sam2", "mask2former"))
     features = {
-        "sam2": {(2, 3): ([0, 1], torch.stack(sam2))},
-        "mask2former": {(4, 2): ([2], mask2former[2][None]), (2, 3): ([1], mask2former[0][None])},
+        "sam2": {(2, 3): [([0, 1], plain_targets(torch.stack(sam2)))]},
+        "mask2former": {
+            (4, 2): [([2], plain_targets(mask2former[2][None]))],
+            (2, 3): [([1], plain_targets(mask2former[0][None]))],
+        },
     }
     batch = training_batch(inputs, labels, masks, features, tokenizer.seg)
     return PixelSail(config).init_weights(torch.Generator().manual_seed(0)), batch
@@ -558,10 +589,11 @@ def test_the_objective_is_one_graph(
 def test_a_batch_moves_as_a_whole(conversations: Conversations) -> None:
     moved = conversations.batch(0, 2).to("meta")
     tensors = [moved.labels, moved.image_documents, moved.label_slots, moved.label_ids, moved.label_documents]
-    tensors += [moved.inputs.input_ids, moved.features["sam2"][2, 3][1]]
+    ((images, sam2),) = moved.features["sam2"][2, 3]
+    tensors += [moved.inputs.input_ids, sam2.values]
     for targets in moved.targets.values():
         tensors += [targets.seg_slots, targets.owner, targets.place, targets.documents, *targets.masks]
     assert len(tensors) == 7 + 2 * 5
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    assert moved.features["sam2"][2, 3][0] == [0]
+    assert images == [0]
     assert moved.num_documents == 2
