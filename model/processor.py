@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from model.config import StudentConfig
 from model.positions import sequence_positions
 from model.tokenizer import END_OF_TEXT, TURN_END, TURN_START, StudentTokenizer
 from model.visual_prompt import patch_prompts, prompt_patches
-from storage.geometry import student_size
+from storage.geometry import student_grid, student_size
 
 __all__ = ["IGNORED", "EncodedRow", "Picture", "Processor", "Text", "normalise_and_patchify"]
 
@@ -151,6 +151,14 @@ class _Row:
         )
 
 
+def _asked(question: str) -> str:
+    return f"{TURN_START}user\n{question}{TURN_END}\n"
+
+
+def _answered(answer: str) -> str:
+    return f"{answer}{END_OF_TEXT}"
+
+
 class Processor:
     """Builds rows for one student: its tokenizer and the resize rule of its configuration."""
 
@@ -191,10 +199,32 @@ class Processor:
         parts: list[Picture | Text] = [] if image is None else [Picture(image, visual_prompts)]
         for number, (question, answer) in enumerate(turns, 1):
             branch = number if branched else 0
-            parts.append(Text(f"{TURN_START}user\n{question}{TURN_END}\n", branch=branch))
+            parts.append(Text(_asked(question), branch=branch))
             if answer is not None:
-                parts.append(Text(f"{answer}{END_OF_TEXT}", is_answer=True, branch=branch))
+                parts.append(Text(_answered(answer), is_answer=True, branch=branch))
         return self.encode_parts(parts)
+
+    def num_tokens(
+        self, size_px: tuple[int, int] | None, turns: Sequence[tuple[str, str]], prompts: Collection[int] = ()
+    ) -> int:
+        """Length of the row that `encode` would make, without a look at the image.
+
+        Args:
+            size_px: (height, width) of the image as it is stored; None for text alone.
+            turns: questions and answers.
+            prompts: numbers of the prompt tokens that point at something.
+        """
+        length = 0
+        if size_px is not None:
+            rows, columns = student_grid(*size_px, self.config.patch_size_px, self.config.max_side_px)
+            length += rows * columns + 2
+        pooled = {self.tokenizer.visual_prompts[number] for number in prompts}
+        for question, answer in turns:
+            asked = self._encode(_asked(question))
+            length += len(asked) + len(self._encode(_answered(answer)))
+            if self.config.visual_prompt == "pooled" and pooled:
+                length += sum(token in pooled for token in asked)
+        return length
 
     def encode_parts(self, parts: Sequence[Picture | Text]) -> EncodedRow:
         """Builds the row of pictures and texts in their order; branches have to stand at the end, ascending.

@@ -65,6 +65,7 @@ _GROUP_BYTES = 2 * 2**20  # a random read of one image fetches one row group
 _MAX_GROUP_ROWS = {"images": 64, "samples": 4096, "rejects": 65536}
 _CACHED_BYTES = 256 * 2**20
 """Encoded images that a reader keeps: a whole small corpus, some hundred row groups of a large one."""
+_NUM_FETCHED_AT_ONCE = 16
 _DICTIONARY = ["family", "task", "split", "media_type", "source_file", "reason"]
 
 
@@ -432,11 +433,27 @@ class Corpus:
         Raises:
             DataError: the corpus doesn't hold it.
         """
-        row = self._image_rows().get(image_id)
-        if row is None:
-            raise DataError(f"{self.objects.url}: image {image_id} is not in this corpus")
-        group = bisect_right(self._first_rows, row) - 1
-        return self._image_group(group)[row - self._first_rows[group]]
+        return self.read_images([image_id])[0]
+
+    def read_images(self, image_ids: Sequence[str]) -> list[ImageRecord]:
+        """Images by their ids, with their bytes; of an object store all that is missing is fetched together.
+
+        Raises:
+            DataError: the corpus doesn't hold one.
+        """
+        known = self._image_rows()
+        unknown = [image_id for image_id in image_ids if image_id not in known]
+        if unknown:
+            raise DataError(f"{self.objects.url}: image {unknown[0]} is not in this corpus")
+        rows = [known[image_id] for image_id in image_ids]
+        places = [bisect_right(self._first_rows, row) - 1 for row in rows]
+        wanted = sorted(set(places))
+        if self.objects.local_path is None and len(wanted) > 1:
+            with ThreadPoolExecutor(min(_NUM_FETCHED_AT_ONCE, len(wanted)), thread_name_prefix="images") as pool:
+                groups = dict(zip(wanted, pool.map(self._image_group, wanted), strict=True))
+        else:
+            groups = {group: self._image_group(group) for group in wanted}
+        return [groups[place][row - self._first_rows[place]] for place, row in zip(places, rows, strict=True)]
 
     def images(self) -> Iterator[ImageRecord]:
         """All images with their bytes, file by file."""

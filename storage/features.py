@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,6 +65,7 @@ __all__ = [
     "PartDescription",
     "PartPlan",
     "PlannedRow",
+    "ReadSeconds",
     "RowStatus",
     "ShardPlan",
     "ShardWriter",
@@ -218,7 +220,9 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         """
         return [feature.dequantise() for feature in self.read_stored(image_ids)]
 
-    def read_stored(self, image_ids: Sequence[str], *, allocate: Allocate | None = None) -> list[StoredFeature]:
+    def read_stored(
+        self, image_ids: Sequence[str], *, allocate: Allocate | None = None, seconds: ReadSeconds | None = None
+    ) -> list[StoredFeature]:
         """Features of each image as stored, for dequantising elsewhere; raises as `read`.
 
         One request for each image's bytes, all in flight together, and one more for each shard that is
@@ -229,16 +233,17 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
             allocate: gives the memory that the values come to lie in, see `BufferRing`; called from
                 several threads. None: new memory, of which a large part of the time goes into the
                 system's page faults.
+            seconds: is told where the time goes.
         """
         rows = self._find(image_ids)
         pieces = self._divided(self._by_shard(np.unique(rows)))
         if len(pieces) == 1:
-            read = [self._read_pieces(pieces[0], allocate)]
+            read = [self._read_pieces(pieces[0], allocate, seconds)]
         else:
             with self._lock:
                 new = {place for piece in pieces for place, _ in piece if place not in self._tails}
             list(self._pool.map(self._tail, new))
-            read = self._pool.map(lambda piece: self._read_pieces(piece, allocate), pieces)
+            read = self._pool.map(lambda piece: self._read_pieces(piece, allocate, seconds), pieces)
         features = {row: feature for found in read for row, feature in found.items()}
         return [features[row] for row in rows.tolist()]
 
@@ -344,25 +349,35 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         return pieces
 
     def _read_pieces(
-        self, pieces: Sequence[tuple[_Place, Sequence[int]]], allocate: Allocate | None
+        self,
+        pieces: Sequence[tuple[_Place, Sequence[int]]],
+        allocate: Allocate | None,
+        seconds: ReadSeconds | None,
     ) -> dict[int, StoredFeature]:
         found: dict[int, StoredFeature] = {}
         for place, rows in pieces:
-            found.update(self._read_rows(place, rows, allocate))
+            found.update(self._read_rows(place, rows, allocate, seconds))
         return found
 
-    def _read_rows(self, place: _Place, rows: Sequence[int], allocate: Allocate | None) -> dict[int, StoredFeature]:
+    def _read_rows(
+        self, place: _Place, rows: Sequence[int], allocate: Allocate | None, seconds: ReadSeconds | None
+    ) -> dict[int, StoredFeature]:
         """Several images of one shard: the tail if it isn't cached, then all chunks together."""
         part, array = self._parts[place[0]], self._arrays[place[0]][place[1]]
+        started_s = time.perf_counter()
         with _Naming(self.objects, part, array, place[2]) as key:
             tail = self._tail(place)
             slots = [self._slot(tail, array, row) for row in rows]
             spans = [tail.extents[slot] for slot in slots]
             chunks = part.objects.read_buffers(key, spans, allocate if part.codec.is_plain else None)
-            return {
+            fetched_s = time.perf_counter()
+            found = {
                 row: decode_chunk(chunk, tail.rows[slot], array, part.codec, allocate)
                 for row, slot, chunk in zip(rows, slots, chunks, strict=True)
             }
+        if seconds is not None:
+            seconds.add(fetched_s - started_s, time.perf_counter() - fetched_s)
+        return found
 
     def _read_shard(self, place: _Place, rows: Sequence[int]) -> list[tuple[str, StoredFeature]]:
         """Several images of one shard, which is fetched whole."""
@@ -422,6 +437,20 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
             while self._tail_bytes > _CACHED_TAIL_BYTES and len(self._tails) > 1:
                 self._tail_bytes -= self._tails.popitem(last=False)[1].size_bytes
         return tail
+
+
+class ReadSeconds:
+    """Where the time of reads goes, summed over the threads that read."""
+
+    def __init__(self) -> None:
+        self.storage, self.decode = 0.0, 0.0
+        self._lock = threading.Lock()
+
+    def add(self, storage: float, decode: float) -> None:
+        """Counts a read: seconds until its bytes were there, and seconds of checking and decoding them."""
+        with self._lock:
+            self.storage += storage
+            self.decode += decode
 
 
 class BufferRing:

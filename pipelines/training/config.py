@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from model.config import StudentConfig
 from model.lora import LoraConfig
@@ -14,9 +14,9 @@ from storage.keys import Json, content_key
 from storage.recipe import RecipeModel
 from storage.schema import SCHEMA_VERSION, Task
 
-__all__ = ["VERSION", "MixtureEntry", "TrainingConfig", "training_key"]
+__all__ = ["VERSION", "LoaderConfig", "MixtureEntry", "TrainingConfig", "training_key"]
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same recipe on the same data would train another student."""
 
 
@@ -34,6 +34,18 @@ class MixtureEntry(RecipeModel):
     """Conversations per image and epoch; a fraction takes a share of the images."""
     task_weights: dict[Task, float] = Field(default_factory=dict)
     """How likely a sample of a task is drawn beside one of a task that isn't named here, which counts 1."""
+    images_only: bool = False
+    """Instead of samples, the images that no other part has, without a word: they teach by distillation
+    alone. Images with samples of other splits than the trained ones stay out."""
+
+    @model_validator(mode="after")
+    def _images_have_no_samples(self) -> MixtureEntry:
+        if self.images_only and (self.families or self.tasks or self.task_weights):
+            raise ValueError(
+                "images_only: expected a part without families, tasks and task_weights, since it has no samples; "
+                "put these into a part of their own"
+            )
+        return self
 
     @field_validator("task_weights")
     @classmethod
@@ -44,6 +56,18 @@ class MixtureEntry(RecipeModel):
                     f"{task}: expected a weight above 0, got {weight}; leave a task out of `tasks` instead"
                 )
         return weights
+
+
+class LoaderConfig(RecipeModel):
+    """Who makes the batches; whoever does, they are the same, in the same order."""
+
+    kind: Literal["threads", "processes", "ray"] = "threads"
+    """`threads` of the training process, `processes` beside it on its host, or `ray`: actors on whatever
+    nodes have a CPU left, for pictures that take more decoding than the host has cores."""
+    num_workers: int = Field(default=1, gt=0)
+    """Threads, processes or actors of each training worker."""
+    prefetch_steps: int = Field(default=2, gt=0)
+    """Steps that may lie ready or be in the making ahead of the one that trains; at least one for each worker."""
 
 
 class TrainingConfig(RecipeModel):
@@ -58,7 +82,15 @@ class TrainingConfig(RecipeModel):
     batch_rows: int = Field(default=256, gt=0)
     """Conversations per optimiser step, over all workers."""
     micro_batch_rows: int = Field(default=8, gt=0)
-    """Conversations per forward pass of one worker; the rest of its share is accumulated."""
+    """Conversations per forward pass of one worker, each in a row of its own; the rest of the share is accumulated."""
+    micro_batch_tokens: int | None = Field(default=None, gt=0)
+    """Tokens per forward pass: conversations are packed behind each other into one row of at most so many,
+    instead of `micro_batch_rows`; null: by their number. A longer conversation is an error."""
+    shuffle_shards: int | None = Field(default=None, gt=0)
+    """Shuffles within a window that glides over so many shards (of 128 images that lie beside each other in the
+    corpus), the shards in random order, so that reading stays near by; null: over the whole epoch."""
+    loader: LoaderConfig = Field(default=LoaderConfig(), json_schema_extra={"hashed": False})
+    """Who makes the batches."""
     learning_rate: float = Field(default=4e-5, gt=0)
     """Peak learning rate of AdamW."""
     muon_learning_rate: float | None = Field(default=None, gt=0)
@@ -72,6 +104,9 @@ class TrainingConfig(RecipeModel):
     """Share of the steps in which the learning rate rises linearly; cosine to 0 follows."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Bound of the gradient's global norm."""
+    teacher_mode: Literal["cached", "online", "hybrid"] = Field(default="cached", json_schema_extra={"hashed": False})
+    """Where the teachers' features come from: `cached` from the stores alone, `online` from the teachers, which run
+    beside the student, `hybrid` from the stores where they have them and else from the teachers."""
     losses: LossWeights = LossWeights()
     """Weights of the loss terms."""
     turns: Literal["chained", "branched"] = "chained"

@@ -1,12 +1,13 @@
-"""From the corpus and the feature stores to training batches, in an order that only the position decides."""
+"""From the corpus and the feature stores to the batches of a step, as `pipelines.training.planning` plans them."""
 
 from __future__ import annotations
 
 import io
-import queue
 import threading
-from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,25 +15,47 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from model.objective import TrainingBatch, training_batch
-from model.packing import collate
+from model.feature_targets import stack_targets
+from model.objective import FeatureGroup, TrainingBatch, training_batch
+from model.packing import collate, collate_packed
 from model.processor import EncodedRow, Processor
 from pipelines.training.config import TrainingConfig
-from pipelines.training.mixture import Mixture, Place, RowSource, build_mixture, row_generator
-from pipelines.training.rows import Conversation, draw_conversation
+from pipelines.training.mixture import Place, RowSource, build_mixture
+from pipelines.training.planning import PlannedRow, StepPlanner
+from pipelines.training.rows import Conversation
 from storage.corpus import Corpus
 from storage.errors import DataError
-from storage.features import FeatureStore
+from storage.features import BufferRing, FeatureStore, ReadSeconds
+from storage.schema import ImageRecord
+from storage.stored_features import StoredFeature
 
-__all__ = ["TrainingFeed", "prefetched"]
+__all__ = ["StepBatches", "TrainingFeed"]
+
+_FEATURES_AT_ONCE = 64
+"""Features of one read: as many are in flight together, and as many buffers are held to decode them into."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatches:
+    """What one rank trains on in one optimiser step."""
+
+    step: int
+    micro_batches: tuple[TrainingBatch, ...]
+    bins: tuple[int, ...]
+    """Number of each micro-batch within the step, over all ranks; the same for any number of ranks."""
+    sample_ids: tuple[tuple[str, ...], ...]
+    """Samples of each conversation, in their order; none where an image stands alone."""
+    families: tuple[tuple[str, ...], ...]
+    """Per micro-batch the family of each conversation."""
+    num_tokens: int
+    """Without padding."""
+    seconds: Mapping[str, float]
+    """What making them took: `storage` (bytes of images and features fetched), `decode` (into pixels and
+    integers), `encode` (drawn, tokenised, packed)."""
 
 
 class TrainingFeed:
-    """Batches of one rank.
-
-    The rows of all epochs stand in one endless line; step s takes the rows
-    [s * batch_rows, (s + 1) * batch_rows), of which rank r of W has every W-th, so a position is just
-    a number of steps and holds for any number of ranks.
+    """Makes the batches of one rank. Safe to use from several threads.
 
     Args:
         corpus: where samples and images are read.
@@ -54,161 +77,228 @@ class TrainingFeed:
     ) -> None:
         self._corpus, self._features, self._processor, self._config = corpus, features, processor, config
         self._rank, self._world_size = rank, world_size
-        self._mixture: Mixture = build_mixture(corpus.samples(splits=config.splits), config)
-        self._orders: dict[int, NDArray[np.int64]] = {}
-        self._starts = [0]
+        images = corpus.image_table(["image_id", "height", "width"])
+        image_ids, heights, widths = (images[name].to_pylist() for name in images.column_names)
+        mixture = build_mixture(
+            corpus.samples(splits=config.splits), config, image_ids, _held_out(corpus, config) if _alone(config) else ()
+        )
+        sizes_px = dict(zip(image_ids, zip(heights, widths, strict=True), strict=True))
+        self._planner = StepPlanner(mixture, sizes_px, processor, config)
+        self._rings = threading.local()
 
-    def batches(self, first_step: int) -> Iterator[list[TrainingBatch]]:
-        """Micro-batches of this rank, step after step, from a position on."""
+    def batches(self, first_step: int) -> Iterator[StepBatches]:
+        """Batches of this rank, step after step, from a position on."""
         step = first_step
         while True:
             yield self.step_batches(step)
             step += 1
 
-    def step_batches(self, step: int) -> list[TrainingBatch]:
-        """Micro-batches of this rank in one optimiser step."""
-        first = step * self._config.batch_rows
-        mine = range(first + self._rank, first + self._config.batch_rows, self._world_size)
-        size = self._config.micro_batch_rows
-        return [
-            self.batch([self.place(row) for row in mine[start : start + size]]) for start in range(0, len(mine), size)
-        ]
+    def step_batches(self, step: int) -> StepBatches:
+        """Batches of this rank in one optimiser step; depends on nothing but what the feed was made of."""
+        clock = _Clock()
+        with clock.measure("encode"):
+            bins = self._planner.bins(step, self._rank, self._world_size)
+        drafts = self._drafts([group.rows for group in bins], clock)
+        self._add_features(drafts, clock)
+        with clock.measure("encode"):
+            packed = self._config.micro_batch_tokens is not None
+            micro_batches = tuple(self._finished(draft, packed=packed) for draft in drafts)
+        return StepBatches(
+            step=step,
+            micro_batches=micro_batches,
+            bins=tuple(group.number for group in bins),
+            sample_ids=tuple(row.conversation.sample_ids for group in bins for row in group.rows),
+            families=tuple(tuple(row.source.family for row in group.rows) for group in bins),
+            num_tokens=sum(len(row.input_ids) for draft in drafts for row in draft.rows),
+            seconds=dict(clock.seconds),
+        )
+
+    def batch(self, places: Sequence[Place]) -> TrainingBatch:
+        """The batch of conversations at some places, each in a row of its own."""
+        clock = _Clock()
+        drafts = self._drafts([[self._planner.row(place) for place in places]], clock)
+        self._add_features(drafts, clock)
+        return self._finished(drafts[0], packed=False)
 
     def place(self, row: int) -> Place:
         """Epoch and place of a row in the endless line."""
-        while row >= self._starts[-1]:
-            self._starts.append(self._starts[-1] + len(self._order(len(self._starts) - 1)))
-        epoch = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return Place(epoch, row - self._starts[epoch])
+        return self._planner.place(row)
 
     def source(self, place: Place) -> RowSource:
         """What the row at a place is drawn from."""
-        return self._mixture.sources[int(self._order(place.epoch)[place.row])]
-
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        if epoch not in self._orders:
-            self._orders[epoch] = self._mixture.order(self._config.seed, epoch)
-        return self._orders[epoch]
+        return self._planner.source(place)
 
     def conversation(self, place: Place) -> tuple[Conversation, NDArray[np.uint8] | None]:
         """The conversation at a place, with its image as uint8 RGB (height, width, 3)."""
-        source = self.source(place)
-        image = None if source.image_id is None else self._image(source.image_id)
-        conversation = draw_conversation(
-            source,
-            (1, 1) if image is None else (image.shape[0], image.shape[1]),
-            self._processor.config.num_visual_prompts,
-            self._config.absent_prompt_share,
-            self._processor.config.wordings,
-            row_generator(self._config.seed, place),
+        row = self._planner.row(place)
+        image_id = row.source.image_id
+        image = None if image_id is None else _decoded(self._corpus.image(image_id), row.conversation.size_px)
+        return row.conversation, image
+
+    def _drafts(self, groups: Sequence[Sequence[PlannedRow]], clock: _Clock) -> list[_Draft]:
+        """Batches without features; the images of all of them are fetched together."""
+        image_ids = {row.source.image_id for rows in groups for row in rows}
+        wanted = sorted(image_id for image_id in image_ids if image_id is not None)
+        with clock.measure("storage"):
+            records = dict(zip(wanted, self._corpus.read_images(wanted), strict=True))
+        branched, carried = self._config.turns == "branched", self._config.teacher_mode != "cached"
+        drafts: list[_Draft] = []
+        for rows in groups:
+            draft = _Draft()
+            drafts.append(draft)
+            for row in rows:
+                talk, image_id = row.conversation, row.source.image_id
+                with clock.measure("decode"):
+                    image = None if image_id is None else _decoded(records[image_id], talk.size_px)
+                    prompts, masks = talk.visual_prompts, talk.masks
+                with clock.measure("encode"):
+                    draft.rows.append(self._processor.encode(image, talk.turns, prompts, branched=branched))
+                if image_id is not None and image is not None:
+                    draft.image_ids.append(image_id)
+                    draft.masks.append(torch.from_numpy(masks))
+                    if carried:
+                        draft.images.append(torch.from_numpy(image))
+        return drafts
+
+    def _add_features(self, drafts: Sequence[_Draft], clock: _Clock) -> None:
+        """Reads the features of many images at a time, and notes which images a teacher has yet to see."""
+        mode = self._config.teacher_mode
+        teachers = (
+            [head.teacher for head in self._processor.config.distillation] if mode != "cached" else self._features
         )
-        return conversation, image
+        for teacher in teachers:
+            store = self._features.get(teacher) if mode != "online" else None
+            for window in _windows(drafts):
+                self._read_features(teacher, store, window, clock)
+            if mode != "cached":
+                for draft in drafts:
+                    known = {
+                        number for groups in draft.features[teacher].values() for own, _ in groups for number in own
+                    }
+                    draft.missing[teacher] = [
+                        (number, image_id, image)
+                        for number, (image_id, image) in enumerate(zip(draft.image_ids, draft.images, strict=True))
+                        if number not in known
+                    ]
 
-    def _image(self, image_id: str) -> NDArray[np.uint8]:
-        record = self._corpus.image(image_id)
-        if record.data is None:
-            raise DataError(f"image {image_id}: expected its bytes in the corpus, got the URI {record.uri!r} alone")
-        with Image.open(io.BytesIO(record.data)) as image:
-            return np.asarray(image.convert("RGB"))
+    def _read_features(self, teacher: str, store: FeatureStore | None, drafts: Sequence[_Draft], clock: _Clock) -> None:
+        image_ids = [image_id for draft in drafts for image_id in draft.image_ids]
+        absent = set(image_ids if store is None else store.missing(image_ids))
+        known = [image_id for image_id in image_ids if image_id not in absent]
+        stored: list[StoredFeature] = []
+        if store is not None and known:
+            seconds, started_s = ReadSeconds(), time.perf_counter()
+            # Decoded into memory that is used again; stacking copies it out before the next read.
+            stored = store.read_stored(known, allocate=self._ring(len(known)), seconds=seconds)
+            clock.divide(time.perf_counter() - started_s, seconds)
+        found = iter(stored)
+        with clock.measure("decode"):
+            for draft in drafts:
+                own = [(number, next(found)) for number, name in enumerate(draft.image_ids) if name not in absent]
+                draft.features[teacher] = _grouped(own, draft.grids)
 
-    def batch(self, places: Sequence[Place]) -> TrainingBatch:
-        """The batch of rows at some places."""
-        rows: list[EncodedRow] = []
-        masks: list[Tensor] = []
-        image_ids: list[str] = []
-        for place in places:
-            conversation, image = self.conversation(place)
-            row = self._processor.encode(
-                image, conversation.turns, conversation.visual_prompts, branched=self._config.turns == "branched"
-            )
-            rows.append(row)
-            image_id = self.source(place).image_id
-            if image_id is not None:
-                image_ids.append(image_id)
-                masks.append(torch.from_numpy(conversation.masks))
-        inputs, labels = collate(rows, self._processor.tokenizer.end_of_text)
-        return training_batch(
-            inputs,
-            labels,
-            masks,
-            {teacher: self._read_features(teacher, image_ids, inputs.grids) for teacher in self._features},
-            self._processor.tokenizer.seg,
+    def _ring(self, num_buffers: int) -> BufferRing:
+        """Memory of this thread for so many features."""
+        held: tuple[int, BufferRing] | None = getattr(self._rings, "held", None)
+        if held is None or held[0] < num_buffers:
+            held = (num_buffers, BufferRing(num_buffers))
+            self._rings.held = held
+        return held[1]
+
+    def _finished(self, draft: _Draft, *, packed: bool) -> TrainingBatch:
+        end_of_text = self._processor.tokenizer.end_of_text
+        inputs, labels = collate_packed([draft.rows], end_of_text) if packed else collate(draft.rows, end_of_text)
+        seg = self._processor.tokenizer.seg
+        return training_batch(inputs, labels, draft.masks, draft.features, seg, draft.missing)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A batch in the making; images are numbered as they come."""
+
+    rows: list[EncodedRow] = field(default_factory=list)
+    image_ids: list[str] = field(default_factory=list)
+    masks: list[Tensor] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
+    features: dict[str, dict[tuple[int, int], list[FeatureGroup]]] = field(default_factory=dict)
+    missing: dict[str, list[tuple[int, str, Tensor]]] = field(default_factory=dict)
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """Rows and columns of patches of each image."""
+        return [grid for row in self.rows for grid in row.grids]
+
+
+class _Clock:
+    """Seconds by what they went into."""
+
+    def __init__(self) -> None:
+        self.seconds = {"storage": 0.0, "decode": 0.0, "encode": 0.0}
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Counts what happens within."""
+        started_s = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - started_s
+
+    def divide(self, wall_s: float, read: ReadSeconds) -> None:
+        """Divides the time of a read by what its threads did in it."""
+        share = read.storage / max(read.storage + read.decode, 1e-9)
+        self.seconds["storage"] += share * wall_s
+        self.seconds["decode"] += (1 - share) * wall_s
+
+
+def _windows(drafts: Sequence[_Draft]) -> Iterator[list[_Draft]]:
+    """Neighbouring batches with enough images for one read together."""
+    window: list[_Draft] = []
+    for draft in drafts:
+        window.append(draft)
+        if sum(len(each.image_ids) for each in window) >= _FEATURES_AT_ONCE:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def _grouped(
+    features: Sequence[tuple[int, StoredFeature]], grids: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], list[FeatureGroup]]:
+    """Features by the student's grid; there, those of one shape and kind together."""
+    alike: dict[tuple[object, ...], list[tuple[int, StoredFeature]]] = {}
+    for number, feature in features:
+        kind = (grids[number], feature.height, feature.width, feature.values.dtype, feature.scale.shape)
+        alike.setdefault(kind, []).append((number, feature))
+    groups: dict[tuple[int, int], list[FeatureGroup]] = {}
+    for same in alike.values():
+        numbers = [number for number, _ in same]
+        groups.setdefault(grids[numbers[0]], []).append((numbers, stack_targets([feature for _, feature in same])))
+    return groups
+
+
+def _decoded(record: ImageRecord, size_px: tuple[int, int]) -> NDArray[np.uint8]:
+    if record.data is None:
+        raise DataError(
+            f"image {record.image_id}: expected its bytes in the corpus, got the URI {record.uri!r} alone; curate it "
+            "with its bytes"
         )
-
-    def _read_features(
-        self, teacher: str, image_ids: Sequence[str], grids: Sequence[tuple[int, int]]
-    ) -> dict[tuple[int, int], tuple[list[int], Tensor]]:
-        """Features of the images that the store holds, stacked by the student's patch grid."""
-        known = [number for number, image_id in enumerate(image_ids) if image_id in self._features[teacher]]
-        read = self._features[teacher].read([image_ids[number] for number in known])
-        groups: dict[tuple[int, int], list[tuple[int, Tensor]]] = defaultdict(list)
-        for number, feature in zip(known, read, strict=True):
-            groups[grids[number]].append((number, torch.from_numpy(feature)))
-        return {grid: _stack(group, self._target_grid(teacher, grid)) for grid, group in groups.items()}
-
-    def _target_grid(self, teacher: str, grid: tuple[int, int]) -> tuple[int, int]:
-        """The student's map that a teacher is compared with: mask grid or patch grid."""
-        config = self._processor.config
-        sources = {head.teacher: head.source for head in config.distillation}
-        factor = config.cells_per_patch if sources.get(teacher) == "mask_features" else 1
-        return grid[0] * factor, grid[1] * factor
+    with Image.open(io.BytesIO(record.data)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    if pixels.shape[:2] != size_px:
+        raise DataError(
+            f"image {record.image_id}: expected {size_px[0]} x {size_px[1]} px, as the corpus says, got "
+            f"{pixels.shape[0]} x {pixels.shape[1]}; curate it again"
+        )
+    return pixels
 
 
-def _stack(group: Sequence[tuple[int, Tensor]], target: tuple[int, int]) -> tuple[list[int], Tensor]:
-    """Image numbers and features; maps of several shapes are resized as the loss would do."""
-    features = [feature for _, feature in group]
-    if len({feature.shape for feature in features}) > 1:
-        features = [
-            torch.nn.functional.interpolate(feature[None], size=target, mode="bilinear", align_corners=False)[0]
-            for feature in features
-        ]
-    return [number for number, _ in group], torch.stack(features)
+def _alone(config: TrainingConfig) -> bool:
+    """Whether images without samples are trained on."""
+    return any(entry.images_only for entry in config.mixture)
 
 
-class _End:
-    """What stands behind the last item; None: the iterator was exhausted."""
-
-    def __init__(self, error: BaseException | None = None) -> None:
-        self.error = error
-
-
-def prefetched(batches: Iterator[list[TrainingBatch]], depth: int) -> Generator[list[TrainingBatch]]:
-    """Runs an iterator in a thread, at most `depth` items ahead; its errors are raised here.
-
-    The thread ends when the consumer closes the returned generator.
-    """
-    ready: queue.Queue[list[TrainingBatch] | _End] = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-
-    def offer(item: list[TrainingBatch] | _End) -> None:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-            return
-
-    def produce() -> None:
-        try:
-            for item in batches:
-                offer(item)
-                if stopped.is_set():
-                    return
-            offer(_End())
-        except BaseException as error:  # noqa: BLE001 - handed to the consumer, who raises it
-            offer(_End(error))
-
-    thread = threading.Thread(target=produce, name="training-feed", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item = ready.get()
-            if not isinstance(item, _End):
-                yield item
-            elif item.error is None:
-                return
-            else:
-                raise item.error
-    finally:
-        stopped.set()
-        thread.join()
+def _held_out(corpus: Corpus, config: TrainingConfig) -> set[str]:
+    """Images that a split has samples of which isn't trained on."""
+    samples = corpus.sample_table(["image_id", "split"])
+    pairs = zip(samples["image_id"].to_pylist(), samples["split"].to_pylist(), strict=True)
+    return {image_id for image_id, split in pairs if split not in config.splits and image_id is not None}

@@ -14,6 +14,7 @@ from model.attention import plan_attention
 from model.objective import LossTerms, TrainingBatch, compute_losses, draw_points
 from model.student import PixelSail
 from pipelines.training.config import TrainingConfig
+from pipelines.training.feed import StepBatches
 
 __all__ = ["Trainer", "learning_rate_factor", "make_optimizers"]
 
@@ -73,14 +74,14 @@ class Trainer:
 
     def run(
         self,
-        batches: Iterator[list[TrainingBatch]],
+        batches: Iterator[StepBatches],
         first_step: int,
         after_step: Callable[[int, Mapping[str, float], Mapping[str, float]], None],
     ) -> None:
         """Trains from a position to the end.
 
         Args:
-            batches: micro-batches of each step, from `first_step` on.
+            batches: of each step, from `first_step` on.
             first_step: steps that are already done.
             after_step: called with the number of done steps, the step's metrics, and the seconds it took
                 and waited for data, which are kept apart: they differ between equal runs.
@@ -88,13 +89,21 @@ class Trainer:
         self.model.train()
         for step in range(first_step, self.config.num_steps):
             started = time.perf_counter()
-            micro_batches = next(batches)
+            batch = next(batches)
             waited = time.perf_counter() - started
-            metrics = self.step(step, micro_batches)
+            metrics = self.step(step, batch.micro_batches, batch.bins)
             after_step(step + 1, metrics, {"wait_s": waited, "step_s": time.perf_counter() - started})
 
-    def step(self, step: int, micro_batches: Sequence[TrainingBatch]) -> dict[str, float]:
-        """One optimiser step; returns the loss, each term and the gradient norm."""
+    def step(
+        self, step: int, micro_batches: Sequence[TrainingBatch], bins: Sequence[int] | None = None
+    ) -> dict[str, float]:
+        """One optimiser step; returns the loss, each term and the gradient norm.
+
+        Args:
+            step: steps that are done.
+            micro_batches: of this rank.
+            bins: their numbers over all ranks, which seed the points of masks; None: counted from 0.
+        """
         factor = learning_rate_factor(step, self.config.num_steps, self.config.warmup_share)
         peaks = {"adamw": self.config.learning_rate, "muon": self.config.muon_learning_rate or 0.0}
         for name, optimizer in self.optimizers.items():
@@ -102,7 +111,7 @@ class Trainer:
                 group["lr"] = peaks[name] * factor
             optimizer.zero_grad(set_to_none=True)
         metrics: dict[str, float] = {}
-        for number, batch in enumerate(micro_batches):
+        for number, batch in zip(range(len(micro_batches)) if bins is None else bins, micro_batches, strict=True):
             share = batch.num_documents / self.config.batch_rows
             losses = self._losses(batch.to(self.device), step, number)
             (losses.total * share).backward()
@@ -117,7 +126,7 @@ class Trainer:
         return {**metrics, "gradient_norm": float(norm), "learning_rate": self.config.learning_rate * factor}
 
     def _losses(self, batch: TrainingBatch, step: int, micro_batch: int) -> LossTerms:
-        seed = hash((self.config.seed, step, self.rank, micro_batch)) & 0x7FFF_FFFF_FFFF_FFFF
+        seed = hash((self.config.seed, step, micro_batch)) & 0x7FFF_FFFF_FFFF_FFFF
         generator = torch.Generator(self.device).manual_seed(seed)
         points = None if self.config.mask_points is None else draw_points(batch, self.config.mask_points, generator)
         plan = plan_attention(batch.inputs.structure, compiled=self.config.compile_layers)

@@ -7,7 +7,7 @@ A conversation is one image with a few turns. Its content is drawn from a genera
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +26,22 @@ class RowSource:
 
     image_id: str | None
     samples: tuple[Sample, ...]
-    """Single-turn samples that can share a conversation, or one sample with several turns."""
+    """Single-turn samples that can share a conversation, or one sample with several turns, or none."""
     num_turns: int
     """Turns to draw."""
     repeats: float
     """Conversations per epoch."""
     weights: tuple[float, ...] | None = None
     """Chance of each sample to be drawn, relative to the others; None: all alike."""
+
+    @property
+    def family(self) -> str:
+        """Family of its samples, by which losses are told apart."""
+        return self.samples[0].family if self.samples else IMAGES
+
+
+IMAGES = "images"
+"""What images without samples count as where losses are told apart by family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +61,42 @@ class Mixture:
     """Whole conversations of each source per epoch."""
     fractions: NDArray[np.float64]
     """Chance of one more."""
+    shards: NDArray[np.int64]
+    """Of each source, where its image lies in the corpus; -1 for text."""
 
-    def order(self, seed: int, epoch: int) -> NDArray[np.int64]:
-        """Numbers of the sources in the order of an epoch; depends on (seed, epoch) alone."""
+    def order(self, seed: int, epoch: int, shuffle_shards: int | None = None) -> NDArray[np.int64]:
+        """Numbers of the sources in the order of an epoch; depends on (seed, epoch) and on what the corpus holds.
+
+        Args:
+            seed: of the run.
+            epoch: number of the epoch.
+            shuffle_shards: shards of the window that is shuffled within; None: everything.
+        """
         rng = np.random.default_rng([seed, epoch, _ORDER])
         extra = rng.random(len(self.sources)) < self.fractions
-        numbers = np.repeat(np.arange(len(self.sources)), self.counts + extra)
-        return rng.permutation(numbers)
+        counts = self.counts + extra
+        numbers = np.repeat(np.arange(len(self.sources)), counts)
+        if shuffle_shards is None:
+            return rng.permutation(numbers)
+        # The rows that repeat an image come with another visit of its shard, so that they don't meet.
+        repeat = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
+        shards = self.shards[numbers]
+        num_shards = int(self.shards.max(initial=0)) + 1
+        visits, which = np.unique(repeat * num_shards + shards.clip(0), return_inverse=True)
+        # At any time the rows of the window's visits are mixed: each lies at its visit, plus up to a window's length.
+        time = rng.permutation(len(visits))[which] + shuffle_shards * rng.random(len(numbers))
+        anywhere = rng.random(len(numbers)) * (len(visits) + shuffle_shards - 1)
+        return numbers[np.argsort(np.where(shards < 0, anywhere, time), kind="stable")]
 
 
 _ORDER, _ROW = 0, 1
 """Streams of random numbers that must not meet."""
+SHARD_IMAGES = 128
+"""Images of the corpus, in its order, that a shuffle takes for one shard: some ten row groups of photographs.
+
+Feature stores keep the same order within each shape, so neighbours lie together there too; their own
+shards don't count, since compacting them would change the order of a run.
+"""
 
 
 def row_generator(seed: int, place: Place) -> np.random.Generator:
@@ -70,12 +104,19 @@ def row_generator(seed: int, place: Place) -> np.random.Generator:
     return np.random.default_rng([seed, place.epoch, _ROW, place.row])
 
 
-def build_mixture(samples: Iterable[Sample], config: TrainingConfig) -> Mixture:
+def build_mixture(
+    samples: Iterable[Sample],
+    config: TrainingConfig,
+    image_ids: Sequence[str] = (),
+    held_out: Collection[str] = frozenset(),
+) -> Mixture:
     """Groups samples by image into the parts of the mixture.
 
     Args:
         samples: samples of the training splits.
         config: names the parts.
+        image_ids: all images, in the order of the corpus.
+        held_out: images that must not be trained on without samples, since other splits have samples of them.
 
     Raises:
         DataError: a part of the mixture, or the whole, that has no sample.
@@ -83,6 +124,8 @@ def build_mixture(samples: Iterable[Sample], config: TrainingConfig) -> Mixture:
     all_samples = list(samples)
     sources: list[RowSource] = []
     for number, entry in enumerate(config.mixture):
+        if entry.images_only:
+            continue
         chosen = [
             sample
             for sample in all_samples
@@ -96,9 +139,22 @@ def build_mixture(samples: Iterable[Sample], config: TrainingConfig) -> Mixture:
                 f"{len(all_samples)}; curate a source that has them or leave the entry out"
             )
         sources += _group(chosen, entry)
+    taken = {source.image_id for source in sources}.union(held_out)
+    for number, entry in enumerate(config.mixture):
+        if not entry.images_only:
+            continue
+        rest = [image_id for image_id in image_ids if image_id not in taken]
+        if not rest:
+            raise DataError(
+                f"training.mixture[{number}]: expected images without samples in this mixture, found none among "
+                f"{len(image_ids)} of the corpus; leave the entry out"
+            )
+        sources += [RowSource(image_id, (), 0, entry.repeats) for image_id in sorted(rest)]
     repeats = np.array([source.repeats for source in sources], np.float64)
     counts = np.floor(repeats).astype(np.int64)
-    return Mixture(tuple(sources), counts, repeats - counts)
+    places = {image_id: number // SHARD_IMAGES for number, image_id in enumerate(image_ids)}
+    shards = np.array([places.get(source.image_id or "", -1) for source in sources], np.int64)
+    return Mixture(tuple(sources), counts, repeats - counts, shards)
 
 
 def _group(samples: Sequence[Sample], entry: MixtureEntry) -> list[RowSource]:

@@ -26,7 +26,8 @@ from model.wordings import answer_of, example_texts, question_of
 from pipelines.progress import Progress
 from pipelines.training import run_state
 from pipelines.training.config import TrainingConfig, training_key
-from pipelines.training.feed import TrainingFeed, prefetched
+from pipelines.training.feed import TrainingFeed
+from pipelines.training.loader import iterate
 from pipelines.training.loop import Trainer, cpu_copy, make_optimizers, parameter_count
 from pipelines.training.meter import Meter
 from storage.corpus import Corpus
@@ -42,7 +43,6 @@ __all__ = ["train"]
 logger = logging.getLogger(__name__)
 
 _METRICS = "metrics.jsonl"
-_PREFETCHED_STEPS = 2
 _POLL_S = 0.5
 _MAX_WORKER_FAILURES = 2
 
@@ -198,7 +198,7 @@ def _train_worker(loop_config: Mapping[str, _Job]) -> None:
     trainer = Trainer(model, optimizers, config, device, rank, world_size)
     first_step = 0 if state is None else state.step
     keeper = _Keeper(job, trainer, state_folder, list(state.metrics) if state else [])
-    batches = prefetched(feed.batches(first_step), _PREFETCHED_STEPS)
+    batches = iterate(lambda: feed, config.loader, first_step, config.num_steps)
     try:
         trainer.run(batches, first_step, keeper.after_step)
     finally:

@@ -1,4 +1,8 @@
-"""From facts to a conversation with its mask targets: wordings, prompt tokens and order are drawn here."""
+"""From facts to a conversation with its mask targets: wordings, prompt tokens and order are drawn here.
+
+What is drawn depends on samples and on the size of the image alone, so that a step can be planned
+without a picture; masks are decoded when they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +18,60 @@ from pipelines.training.mixture import RowSource
 from storage.errors import DataError
 from storage.masks import decode_mask
 from storage.prompts import prompt_mask
-from storage.schema import Sample
+from storage.schema import PromptKind, Sample, VisualPrompt
 
 __all__ = ["Conversation", "draw_conversation"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pointer:
+    """A visual prompt of a sample, under the number of its token."""
+
+    number: int
+    sample: Sample
+    prompt: VisualPrompt
+
+    def mask(self, size_px: tuple[int, int]) -> NDArray[np.bool_]:
+        return prompt_mask(self.prompt, self.sample.regions, *size_px)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Regions of a sample that one `[SEG]` answers with together."""
+
+    sample: Sample
+    regions: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
     """Questions, answers, visual prompts and target masks of one row."""
 
+    size_px: tuple[int, int]
+    """(height, width) of its image."""
     turns: tuple[tuple[str, str], ...]
-    visual_prompts: tuple[tuple[int, NDArray[np.bool_]], ...]
-    """(number of the prompt token, mask) pairs, largest first."""
-    masks: NDArray[np.uint8]
-    """(masks, height, width), one per `[SEG]` of the answers."""
     sample_ids: tuple[str, ...]
+    pointers: tuple[_Pointer, ...]
+    targets: tuple[_Target, ...]
+
+    @property
+    def prompt_numbers(self) -> tuple[int, ...]:
+        """Numbers of the prompt tokens that point at something."""
+        return tuple(pointer.number for pointer in self.pointers)
+
+    @property
+    def visual_prompts(self) -> tuple[tuple[int, NDArray[np.bool_]], ...]:
+        """(number of the prompt token, mask) pairs, largest first; painted anew at each call."""
+        return tuple(largest_first([(pointer.number, pointer.mask(self.size_px)) for pointer in self.pointers]))
+
+    @property
+    def masks(self) -> NDArray[np.uint8]:
+        """(masks, height, width), one per `[SEG]` of the answers; decoded anew at each call."""
+        masks = np.zeros((len(self.targets), *self.size_px), np.bool_)
+        for mask, target in zip(masks, self.targets, strict=True):
+            for index in target.regions:
+                mask |= decode_mask(target.sample.regions[index].mask)
+        return masks.view(np.uint8)
 
 
 def draw_conversation(
@@ -54,8 +97,8 @@ def draw_conversation(
     """
     numbers = [int(number) for number in rng.permutation(num_prompt_tokens)]
     turns: list[tuple[str, str]] = []
-    prompts: list[tuple[int, NDArray[np.bool_]]] = []
-    masks: list[NDArray[np.bool_]] = []
+    pointers: list[_Pointer] = []
+    targets: list[_Target] = []
     sample_ids: list[str] = []
     for sample, turn_indices in _draw_samples(source, rng):
         if len(sample.prompts) >= len(numbers) and sample.prompts:
@@ -67,26 +110,36 @@ def draw_conversation(
             )
         own: list[int] = []
         for prompt in sample.prompts:
-            mask = prompt_mask(prompt, sample.regions, *size_px)
+            new = _Pointer(-1, sample, prompt)
             # One object has one prompt, however many turns point at it: painted twice, the first would be lost.
-            number = next((number for number, painted in prompts if np.array_equal(painted, mask)), None)
+            number = next((known.number for known in pointers if _same_place(known, new, size_px)), None)
             if number is None or number in own:
                 number = numbers.pop()
-                prompts.append((number, mask))
+                pointers.append(_Pointer(number, sample, prompt))
             own.append(number)
         sample_ids.append(sample.sample_id)
         for index in turn_indices:
             turns.append(_wording(sample, index, own, style, rng))
-            masks += [_target(sample, target, size_px) for target in sample.turns[index].targets]
+            targets += [_Target(sample, target) for target in sample.turns[index].targets]
         if own and turn_indices and rng.random() < absent_prompt_share:
             absent = numbers.pop(int(rng.integers(len(numbers))))
             question = name_prompts(question_of(sample, turn_indices[0], rng, style), [absent] * len(own))
             turns.append((question, f"<Prompt{absent}> is not in the image."))
-    stacked = np.stack(masks) if masks else np.zeros((0, *size_px), np.bool_)
-    return Conversation(tuple(turns), tuple(largest_first(prompts)), stacked.view(np.uint8), tuple(sample_ids))
+    return Conversation(size_px, tuple(turns), tuple(sample_ids), tuple(pointers), tuple(targets))
+
+
+def _same_place(one: _Pointer, other: _Pointer, size_px: tuple[int, int]) -> bool:
+    """Whether two prompts cover the same pixels; painted only where what they say doesn't tell."""
+    if one.prompt.kind is other.prompt.kind is PromptKind.MASK:
+        if one.prompt.region is None or other.prompt.region is None:
+            return False
+        return one.sample.regions[one.prompt.region].mask == other.sample.regions[other.prompt.region].mask
+    return one.prompt == other.prompt or np.array_equal(one.mask(size_px), other.mask(size_px))
 
 
 def _draw_samples(source: RowSource, rng: np.random.Generator) -> list[tuple[Sample, list[int]]]:
+    if not source.samples:
+        return []
     if len(source.samples) == 1 and len(source.samples[0].turns) != 1:
         return [(source.samples[0], list(range(len(source.samples[0].turns))))]
     replace = len(source.samples) < source.num_turns
@@ -106,9 +159,3 @@ def _wording(
             f"sample {sample.sample_id}, turn {index}: expected {expected} {SEG} in the answer, got {answer.count(SEG)}"
         )
     return name_prompts(question_of(sample, index, rng, style), numbers), name_prompts(answer, numbers)
-
-
-def _target(sample: Sample, target: tuple[int, ...], size_px: tuple[int, int]) -> NDArray[np.bool_]:
-    if not target:
-        return np.zeros(size_px, np.bool_)
-    return np.logical_or.reduce([decode_mask(sample.regions[index].mask) for index in target])

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from model.objective import TrainingBatch
 from model.processor import IGNORED, Processor
 from model.tokenizer import StudentTokenizer
 from pipelines.training.config import MixtureEntry, TrainingConfig
-from pipelines.training.feed import TrainingFeed, prefetched
+from pipelines.training.feed import StepBatches, TrainingFeed
 from pipelines.training.mixture import Place
 from storage.corpus import Corpus, write_images, write_samples
 from storage.errors import DataError
@@ -45,10 +43,10 @@ def masks_of(batch: TrainingBatch) -> dict[int, torch.Tensor]:
     return found
 
 
-def rows_of(batches: list[TrainingBatch]) -> list[Row]:
+def rows_of(step: StepBatches) -> list[Row]:
     """Each row without its padding: tokens, labels, sums of its patches, sums of its masks."""
     rows: list[Row] = []
-    for batch in batches:
+    for batch in step.micro_batches:
         sizes = [height * width for height, width in batch.inputs.grids]
         image_rows = batch.image_documents.tolist()
         patches = dict(zip(image_rows, batch.inputs.patches.split(sizes), strict=True))
@@ -65,6 +63,30 @@ def rows_of(batches: list[TrainingBatch]) -> list[Row]:
     return rows
 
 
+def assert_same(found: object, expected: object) -> None:
+    """Equal to the last bit, tensors and all."""
+    if isinstance(expected, torch.Tensor):
+        assert isinstance(found, torch.Tensor)
+        assert found.dtype == expected.dtype
+        assert found.equal(expected)
+    elif is_dataclass(expected):
+        for item in fields(expected):
+            if item.name != "seconds":
+                assert_same(getattr(found, item.name), getattr(expected, item.name))
+    elif isinstance(expected, Mapping):
+        assert isinstance(found, Mapping)
+        assert list(found) == list(expected)
+        for name in expected:
+            assert_same(found[name], expected[name])
+    elif isinstance(expected, tuple | list):
+        assert isinstance(found, tuple | list)
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    else:
+        assert found == expected
+
+
 def places_of(feed: TrainingFeed, task: Task, number: int = 0) -> list[Place]:
     """Places of the first epoch at which a sample of a task stands; `number` begins its id."""
     places = [Place(0, row) for row in range(200) if feed.place(row).epoch == 0]
@@ -77,23 +99,28 @@ def places_of(feed: TrainingFeed, task: Task, number: int = 0) -> list[Place]:
 
 @pytest.mark.parametrize("batch_rows", [6, 5])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_ranks_share_the_rows_exactly(make_feed: MakeFeed, world_size: int, batch_rows: int) -> None:
+def test_ranks_share_the_micro_batches_exactly(make_feed: MakeFeed, world_size: int, batch_rows: int) -> None:
     recipe = config(batch_rows=batch_rows)
     whole = make_feed(recipe)
     ranks = [make_feed(recipe, rank, world_size) for rank in range(world_size)]
     for step in range(4):
-        expected = rows_of(whole.step_batches(step))
-        assert len(expected) == batch_rows
+        expected = whole.step_batches(step)
+        assert len(rows_of(expected)) == len(expected.sample_ids) == batch_rows
+        assert expected.bins == (0, 1, 2)
+        assert [len(batch.labels) for batch in expected.micro_batches] == [2, 2, batch_rows - 4]
         for rank, feed in enumerate(ranks):
-            batches = feed.step_batches(step)
-            assert all(1 <= len(batch.labels) <= 2 for batch in batches)
-            assert rows_of(batches) == expected[rank::world_size]
+            mine = feed.step_batches(step)
+            assert mine.step == step
+            assert mine.bins == expected.bins[rank::world_size]
+            assert mine.families == expected.families[rank::world_size]
+            for found, batch in zip(mine.micro_batches, expected.micro_batches[rank::world_size], strict=True):
+                assert_same(found, batch)
 
 
-def test_more_ranks_than_rows(make_feed: MakeFeed) -> None:
-    recipe = config(batch_rows=2)
-    assert len(rows_of(make_feed(recipe, 1, 3).step_batches(0))) == 1
-    assert make_feed(recipe, 2, 3).step_batches(0) == []
+def test_more_ranks_than_micro_batches(make_feed: MakeFeed) -> None:
+    recipe = config(batch_rows=4)
+    assert len(rows_of(make_feed(recipe, 1, 3).step_batches(0))) == 2
+    assert make_feed(recipe, 2, 3).step_batches(0).micro_batches == ()
 
 
 def test_a_restart_goes_on_where_it_was(make_feed: MakeFeed) -> None:
@@ -182,17 +209,20 @@ def test_features_are_stacked_by_grid(
     batch = feed.batch(places)
     assert batch.inputs.grids == ((2, 3), (4, 2), (2, 3), (2, 3))
     first, second, third = (torch.from_numpy(features["mask2former"][image_id]) for image_id in image_ids[:3])
-    assert {grid: images for grid, (images, _) in batch.features["mask2former"].items()} == {
-        (4, 2): [1],
-        (2, 3): [2, 3],
-    }
-    # The second picture's map is twice as large as the first one's: both come at the mask grid.
-    resized = functional.interpolate(second[None], size=(4, 6), mode="bilinear", align_corners=False)[0]
-    torch.testing.assert_close(batch.features["mask2former"][2, 3][1], torch.stack([resized, first]))
-    assert batch.features["mask2former"][4, 2][1].equal(third[None])
+    # The second picture's map is twice as large as the first one's: they stand in groups of their own.
+    tall = batch.features["mask2former"][4, 2]
+    assert [images for images, _ in tall] == [[1]]
+    assert tall[0][1].features().equal(third[None])
+    wide = batch.features["mask2former"][2, 3]
+    assert [images for images, _ in wide] == [[2], [3]]
+    assert [group.features().equal(of[None]) for (_, group), of in zip(wide, (second, first), strict=True)] == [
+        True
+    ] * 2
     sam2 = [torch.from_numpy(features["sam2"][image_id]) for image_id in image_ids[:3]]
-    assert batch.features["sam2"][2, 3][1].equal(torch.stack([sam2[1], sam2[0]]))
-    assert batch.features["sam2"][4, 2][1].equal(sam2[2][None])
+    ((images, stacked),) = batch.features["sam2"][2, 3]
+    assert images == [2, 3]
+    assert stacked.features().equal(torch.stack([sam2[1], sam2[0]]))
+    assert batch.features["sam2"][4, 2][0][1].features().equal(sam2[2][None])
 
 
 def test_pictures_without_features_are_no_target(make_feed: MakeFeed) -> None:
@@ -226,65 +256,9 @@ def test_a_corpus_without_bytes_is_refused(
         feed.step_batches(0)
 
 
-def feeding() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "training-feed"]
-
-
-def wait_for(condition: Callable[[], bool]) -> bool:
-    end_s = time.monotonic() + 10
-    while not condition() and time.monotonic() < end_s:
-        time.sleep(0.01)
-    return condition()
-
-
-def test_prefetched_runs_ahead_but_not_further(make_feed: MakeFeed) -> None:
-    made: list[int] = []
-
-    def numbered() -> Iterator[list[TrainingBatch]]:
-        for step in range(100):
-            made.append(step)
-            yield [batch] * step
-
-    batch = make_feed(config()).step_batches(0)[0]
-    batches = prefetched(numbered(), 2)
-    assert [len(next(batches)) for _ in range(3)] == [0, 1, 2]
-    # Three taken, two waiting, one more in the producer's hand.
-    assert wait_for(lambda: len(made) == 6)
-    time.sleep(0.3)
-    assert len(made) == 6
-    batches.close()
-    assert wait_for(lambda: not feeding())
-
-
-def test_prefetched_raises_errors_behind_what_was_made() -> None:
-    def broken() -> Iterator[list[TrainingBatch]]:
-        yield []
-        raise DataError("image x: torn")
-
-    batches = prefetched(broken(), 2)
-    assert next(batches) == []
-    with pytest.raises(DataError, match="image x: torn"):
-        next(batches)
-    assert wait_for(lambda: not feeding())
-
-
-def test_prefetched_ends_with_its_source() -> None:
-    assert list(prefetched(iter([[], [], []]), 1)) == [[], [], []]
-    assert wait_for(lambda: not feeding())
-
-
-def test_prefetched_gives_the_same_batches(make_feed: MakeFeed) -> None:
-    plain, ahead = make_feed(config()), make_feed(config())
-    batches = prefetched(ahead.batches(2), 2)
-    try:
-        for step in (2, 3):
-            assert rows_of(next(batches)) == rows_of(plain.step_batches(step))
-    finally:
-        batches.close()
-
-
-def test_features_are_read_as_float32(make_feed: MakeFeed) -> None:
+def test_features_travel_as_they_are_stored(make_feed: MakeFeed) -> None:
     feed = make_feed(config())
     batch = feed.batch(places_of(feed, Task.REASONING, 0))
-    assert all(stack.dtype == torch.float32 for maps in batch.features.values() for _, stack in maps.values())
+    stacks = [group.values for maps in batch.features.values() for groups in maps.values() for _, group in groups]
+    assert [stack.dtype for stack in stacks] == [torch.float16] * 2
     assert np.isfinite(batch.inputs.patches.numpy()).all()

@@ -182,7 +182,7 @@ def test_accumulation_is_one_large_batch(
     for rows in (4, micro_batch_rows):
         recipe = config(micro_batch_rows=rows, clip_norm=1e9)
         trainer = make_trainer(student_config, recipe)
-        micro_batches = make_feed(recipe).step_batches(0)
+        micro_batches = make_feed(recipe).step_batches(0).micro_batches
         assert len(micro_batches[0].labels) == rows
         results.append((trainer.step(0, micro_batches), gradients_of(trainer)))
     (metrics, gradients), (accumulated, parts) = results
@@ -196,7 +196,7 @@ def test_accumulation_is_one_large_batch(
 def test_gradients_are_clipped(make_feed: MakeFeed, student_config: StudentConfig) -> None:
     recipe = config(clip_norm=0.01)
     trainer = make_trainer(student_config, recipe)
-    metrics = trainer.step(0, make_feed(recipe).step_batches(0))
+    metrics = trainer.step(0, make_feed(recipe).step_batches(0).micro_batches)
     assert metrics["gradient_norm"] > 0.1
     norm = torch.stack([gradient.norm() for gradient in gradients_of(trainer).values()]).norm().item()
     assert norm == pytest.approx(0.01, rel=1e-3)
@@ -238,7 +238,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 def test_sampled_points_differ_between_steps(make_feed: MakeFeed, student_config: StudentConfig) -> None:
     recipe = config(mask_points=20, learning_rate=1e-12)
     trainer = make_trainer(student_config, recipe)
-    batches = make_feed(recipe).step_batches(0)
+    batches = make_feed(recipe).step_batches(0).micro_batches
     first, second = trainer.step(0, batches), trainer.step(1, batches)
     assert first["mask_bce"] != second["mask_bce"]
     assert first["text"] == pytest.approx(second["text"], rel=1e-6)
@@ -247,7 +247,7 @@ def test_sampled_points_differ_between_steps(make_feed: MakeFeed, student_config
 
 
 def test_bfloat16_is_close_to_float32(make_feed: MakeFeed, student_config: StudentConfig) -> None:
-    batches = make_feed(config()).step_batches(0)
+    batches = make_feed(config()).step_batches(0).micro_batches
     exact, half = (
         make_trainer(student_config, config(precision=precision)).step(0, batches)
         for precision in ("float32", "bfloat16")
@@ -262,7 +262,7 @@ def test_compiled_layers_attend_by_masks_and_others_by_spans(
 ) -> None:
     """Rows count as long from five tokens on; what is learnt doesn't depend on it."""
     recipe = config(compile_layers=compile_layers)
-    batches = make_feed(recipe).step_batches(0)
+    batches = make_feed(recipe).step_batches(0).micro_batches
     expected = make_trainer(student_config, recipe).step(0, batches)
     plans: list[object] = []
 
