@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -236,7 +236,7 @@ class _Clock:
         self.seconds = {"storage": 0.0, "decode": 0.0, "encode": 0.0}
 
     @contextmanager
-    def measure(self, name: str) -> Iterator[None]:
+    def measure(self, name: str) -> Generator[None]:
         """Counts what happens within."""
         started_s = time.perf_counter()
         yield
