@@ -92,7 +92,7 @@ def student_flops(
         head += sum(2 * config.mask_dim * count * grid[0] * grid[1] * cells for grid, count in masks.items())
         for teacher in config.distillation:
             maps = batch.features.get(teacher.teacher, {})
-            known = sum(len(images) * grid[0] * grid[1] for grid, (images, _) in maps.items())
+            known = sum(len(images) * grid[0] * grid[1] for grid, groups in maps.items() for images, _ in groups)
             channels = cells * config.mask_dim if teacher.source == "mask_features" else dim
             distillation += 2 * known * channels * teacher.num_channels
     return ForwardFlops(
