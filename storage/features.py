@@ -21,7 +21,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeAlias
 
@@ -82,7 +82,8 @@ __all__ = [
 ]
 
 _NUM_THREADS = 16
-_NUM_LOCAL_READERS = 4  # pieces of a batch from a local disk: enough for its queue, few enough for the threads' cost
+_NUM_LOCAL_READERS = 4  # of a batch from a local disk: enough for its queue, few enough for the threads' cost
+_PIECES_PER_READER = 2  # so that nobody waits long for the slowest, and few files are opened twice
 _CACHED_TAIL_BYTES = 256 * 2**20
 _Place: TypeAlias = tuple[int, int, int]  # part (position in the snapshot), array (position in the part), shard
 _Rows: TypeAlias = npt.NDArray[np.int64]  # positions in the index
@@ -237,14 +238,31 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         """
         rows = self._find(image_ids)
         pieces = self._divided(self._by_shard(np.unique(rows)))
-        if len(pieces) == 1:
-            read = [self._read_pieces(pieces[0], allocate, seconds)]
-        else:
+        if len(pieces) > 1:
             with self._lock:
                 new = {place for piece in pieces for place, _ in piece if place not in self._tails}
             list(self._pool.map(self._tail, new))
-            read = self._pool.map(lambda piece: self._read_pieces(piece, allocate, seconds), pieces)
-        features = {row: feature for found in read for row, feature in found.items()}
+        work, features = deque(pieces), dict[int, StoredFeature]()
+
+        def read_some() -> None:
+            while True:
+                try:
+                    piece = work.popleft()
+                except IndexError:
+                    return
+                features.update(self._read_pieces(piece, allocate, seconds))
+
+        # This thread takes part: one wake-up less, and progress whatever else the pool has to do.
+        num_readers = min(len(pieces), _NUM_THREADS if self.objects.local_path is None else _NUM_LOCAL_READERS)
+        helpers = [self._pool.submit(read_some) for _ in range(num_readers - 1)]
+        try:
+            read_some()
+        finally:
+            work.clear()
+            begun = [helper for helper in helpers if not helper.cancel()]
+            wait(begun)
+        for helper in begun:
+            helper.result()
         return [features[row] for row in rows.tolist()]
 
     def scan(
@@ -333,7 +351,8 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
 
     def _divided(self, groups: Mapping[_Place, list[int]]) -> list[list[tuple[_Place, list[int]]]]:
         """Work for the threads, neighbours together, so that one image is decoded while others are on their way."""
-        num_pieces = _NUM_THREADS if self.objects.local_path is None else _NUM_LOCAL_READERS
+        is_local = self.objects.local_path is not None
+        num_pieces = _PIECES_PER_READER * _NUM_LOCAL_READERS if is_local else _NUM_THREADS
         size = -(-sum(map(len, groups.values())) // num_pieces)
         pieces: list[list[tuple[_Place, list[int]]]] = []
         room = 0
@@ -364,19 +383,19 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
     ) -> dict[int, StoredFeature]:
         """Several images of one shard: the tail if it isn't cached, then all chunks together."""
         part, array = self._parts[place[0]], self._arrays[place[0]][place[1]]
-        started_s = time.perf_counter()
+        found: dict[int, StoredFeature] = {}
+        started_s, decoding_s = time.perf_counter(), 0.0
         with _Naming(self.objects, part, array, place[2]) as key:
             tail = self._tail(place)
             slots = [self._slot(tail, array, row) for row in rows]
             spans = [tail.extents[slot] for slot in slots]
             chunks = part.objects.read_buffers(key, spans, allocate if part.codec.is_plain else None)
-            fetched_s = time.perf_counter()
-            found = {
-                row: decode_chunk(chunk, tail.rows[slot], array, part.codec, allocate)
-                for row, slot, chunk in zip(rows, slots, chunks, strict=True)
-            }
+            for row, slot, chunk in zip(rows, slots, chunks, strict=True):
+                fetched_s = time.perf_counter()
+                found[row] = decode_chunk(chunk, tail.rows[slot], array, part.codec, allocate)
+                decoding_s += time.perf_counter() - fetched_s
         if seconds is not None:
-            seconds.add(fetched_s - started_s, time.perf_counter() - fetched_s)
+            seconds.add(time.perf_counter() - started_s - decoding_s, decoding_s)
         return found
 
     def _read_shard(self, place: _Place, rows: Sequence[int]) -> list[tuple[str, StoredFeature]]:
@@ -479,18 +498,21 @@ class _Naming:
     """Adds store and shard to the errors of reading a shard, whose key it gives."""
 
     def __init__(self, store: Objects, part: OpenPart, array: ArrayPlan, shard_index: int) -> None:
+        self._store, self._part = store, part
         self._key = array.shard_key(shard_index)
-        self._name = f"feature store {store.url}, shard {part.key}/{self._key}"
 
     def __enter__(self) -> str:
         return self._key
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None:
+            return
+        name = f"feature store {self._store.url}, shard {self._part.key}/{self._key}"
         remedy = "restore it, or run teach into a new store"
         if isinstance(error, ObjectNotFound):
-            raise CorruptObject(f"{self._name}: missing, though it was published; {remedy}") from error
-        if isinstance(error, CorruptObject) and self._name not in str(error):
-            raise CorruptObject(f"{self._name}: {error}; {remedy}") from error
+            raise CorruptObject(f"{name}: missing, though it was published; {remedy}") from error
+        if isinstance(error, CorruptObject) and name not in str(error):
+            raise CorruptObject(f"{name}: {error}; {remedy}") from error
 
 
 def open_features(url: str | os.PathLike[str] | Objects) -> FeatureStore:

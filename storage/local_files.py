@@ -19,8 +19,11 @@ _MARK = "#"
 
 def read_buffers(
     path: str, ranges: Sequence[tuple[int, int]], allocate: Callable[[int], memoryview] | None = None
-) -> list[memoryview]:
+) -> Iterator[memoryview]:
     """Several (start, length) byte ranges of a file, each in a writable buffer of its own.
+
+    Each is read when it is asked for, so that whoever works on one at a time finds it in the
+    processor's cache.
 
     Args:
         path: of the file.
@@ -33,7 +36,8 @@ def read_buffers(
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return [_read(descriptor, start, (allocate or _new)(max(length, 0))) for start, length in ranges]
+        for start, length in ranges:
+            yield _read(descriptor, start, (allocate or _new)(max(length, 0)))
     finally:
         os.close(descriptor)
 

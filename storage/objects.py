@@ -61,7 +61,6 @@ _COALESCE_BYTES = 256 * 1024  # ranges closer than this come in one request
 _ALIASES = {"s3a": "s3", "gcs": "gs", "azure": "az", "abfs": "az", "abfss": "az", "adl": "az"}
 
 # Named here because inside the class `list` is the method.
-_Buffers: TypeAlias = list[memoryview]
 _Pieces: TypeAlias = list[bytes]
 
 _STORES: dict[tuple[object, ...], ObjectStore] = {}
@@ -268,7 +267,7 @@ class Objects:
         try:
             if self._location.scheme == "file":
                 local = os.path.join(self._location.root, path)
-                return local_files.read_buffers(local, [(0, os.stat(local).st_size)])[0]
+                return next(local_files.read_buffers(local, [(0, os.stat(local).st_size)]))
             return memoryview(obstore.get(store, path).bytes())
         except (exceptions.BaseError, OSError, EOFError, ValueError) as error:
             raise self.failure(error, key, "read") from None
@@ -283,26 +282,31 @@ class Objects:
 
     def read_buffers(
         self, key: str, ranges: Sequence[tuple[int, int]], allocate: Callable[[int], memoryview] | None = None
-    ) -> _Buffers:
-        """Several (start, length) byte ranges of one object, fetched together, in the given order.
+    ) -> Iterator[memoryview]:
+        """Several (start, length) byte ranges of one object, in the given order.
 
-        Nothing is copied behind the read. Buffers of a local file are writable and each its own, by
-        `allocate` if it is given; others are read-only, and ranges that lie close together share one.
+        Nothing is copied behind the read. Those of a local file are read one by one, as they are asked for,
+        into writable buffers of their own, by `allocate` if it is given. Others are fetched together when
+        the first is asked for; they are read-only, and ranges that lie close together share a buffer.
 
         Raises:
             ObjectNotFound: no such object.
             CorruptObject: the object ends before a range does.
             InfrastructureError: the store can't be reached or refuses.
         """
-        store, path = self._readable(key)
         if self._location.scheme == "file":
             try:
-                return local_files.read_buffers(os.path.join(self._location.root, path), ranges, allocate)
+                yield from local_files.read_buffers(f"{self._location.root}/{self._path(key)}", ranges, allocate)
             except EOFError:
                 self._check_extent(key, ranges)
                 raise CorruptObject(f"{self.url}/{key}: was cut off while it was read; rewrite it") from None
             except OSError as error:
                 raise self.failure(error, key, "read") from None
+            return
+        yield from self._fetch(key, ranges)
+
+    def _fetch(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        store, path = self._readable(key)
         wanted = _coalesced([span for span in ranges if span[1] > 0])
         if not wanted:
             return [memoryview(b"")] * len(ranges)

@@ -287,7 +287,7 @@ def decode_chunk(
     values = values[:, : row.height * row.width]
     if not values.flags.writeable:
         values = values.copy()  # torch takes no others
-    return replace(row.stored, values=values)
+    return row.stored.with_values(values)
 
 
 def _crc(data: bytes | bytearray | memoryview) -> int:

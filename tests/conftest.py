@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from jobs.session import ClusterConfig, ray_session, set_ray_environment
 from tests.s3_server import S3Server, WeedServer, free_port
@@ -14,6 +15,9 @@ from tests.s3_server import S3Server, WeedServer, free_port
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is first imported
 set_ray_environment()
+# A busy machine can halt any example for longer than that; a test as a whole has its time limit.
+settings.register_profile("without deadline", deadline=None)
+settings.load_profile("without deadline")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Generator
@@ -13,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-__all__ = ["WebServer", "serve_folder"]
+__all__ = ["WebServer", "serve_folder", "serve_folder_apart"]
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
@@ -27,13 +30,10 @@ class WebServer:
     """Requests by method."""
 
 
-@contextmanager
-def serve_folder(folder: Path) -> Generator[WebServer]:
-    """Serves the files of a folder on loopback as long as the context lasts."""
-    counts: Counter[str] = Counter()
-
+def _new_server(folder: Path, counts: Counter[str]) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # header and body are sent apart
 
         def do_GET(self) -> None:
             self._answer(with_body=True)
@@ -52,23 +52,31 @@ def serve_folder(folder: Path) -> Generator[WebServer]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            data = path.read_bytes()
-            total, start, stop = len(data), 0, len(data)
-            wanted = _RANGE.fullmatch(self.headers.get("Range", ""))
-            if wanted:
-                first, last = wanted.groups()
-                start = int(first) if first else max(0, total - int(last))
-                stop = min(total, int(last) + 1) if first and last else total
-            self.send_response(HTTPStatus.PARTIAL_CONTENT if wanted else HTTPStatus.OK)
-            self.send_header("Content-Length", str(stop - start))
-            self.send_header("Last-Modified", self.date_time_string(path.stat().st_mtime))
-            if wanted:
-                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{total}")
-            self.end_headers()
-            if with_body:
-                self.wfile.write(data[start:stop])
+            with path.open("rb") as file:
+                total = os.fstat(file.fileno()).st_size
+                start, stop = 0, total
+                wanted = _RANGE.fullmatch(self.headers.get("Range", ""))
+                if wanted:
+                    first, last = wanted.groups()
+                    start = int(first) if first else max(0, total - int(last))
+                    stop = min(total, int(last) + 1) if first and last else total
+                self.send_response(HTTPStatus.PARTIAL_CONTENT if wanted else HTTPStatus.OK)
+                self.send_header("Content-Length", str(stop - start))
+                self.send_header("Last-Modified", self.date_time_string(path.stat().st_mtime))
+                if wanted:
+                    self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{total}")
+                self.end_headers()
+                if with_body and stop > start:
+                    self.connection.sendfile(file, start, stop - start)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    return ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+
+@contextmanager
+def serve_folder(folder: Path) -> Generator[WebServer]:
+    """Serves the files of a folder on loopback as long as the context lasts."""
+    counts: Counter[str] = Counter()
+    server = _new_server(folder, counts)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -77,3 +85,25 @@ def serve_folder(folder: Path) -> Generator[WebServer]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def serve_folder_apart(folder: Path) -> Generator[str]:
+    """The same in a process of its own, so that it takes nothing from the reader's; gives its URL."""
+    with subprocess.Popen([sys.executable, "-m", "tests.web_server", str(folder)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().decode().strip()
+        finally:
+            process.terminate()
+
+
+def _main() -> None:
+    server = _new_server(Path(sys.argv[1]), Counter())
+    sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    _main()

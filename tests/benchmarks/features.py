@@ -15,7 +15,7 @@ BENCHMARKS = {
     "read_cold_vs_preadv": Benchmark("raw16 from the disk, over preadv", read_cold_vs_preadv),
     "feed_klt_vs_npy16_500mbs": Benchmark("klt over .npy at 500 MB/s", feed_klt_vs_npy16_500mbs),
     "gets_per_image": Benchmark("requests per image on S3, at random and in whole shards", gets_per_image),
-    "batch16_ms_at_20ms_latency": Benchmark("a batch of 16 from S3 with 20 ms per request", batch16_ms_at_20ms_latency),
+    "batch16_ms_at_20ms_latency": Benchmark("16 images over HTTP, 20 ms per request", batch16_ms_at_20ms_latency),
     "write_vs_direct": Benchmark("writing a shard, flushed, over a direct write", write_vs_direct),
     "extra_memory_per_shard": Benchmark("memory of building a shard over its size", extra_memory_per_shard),
     "reads_during_writes": Benchmark("reads while a shard is written", reads_during_writes),
