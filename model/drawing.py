@@ -11,7 +11,18 @@ from PIL import Image, ImageDraw, ImageFont
 from model.pictures import as_rgb
 from model.regions import region_mask
 
-__all__ = ["ANSWER", "MASK_COLOURS", "PROMPT", "TRUTH", "Colour", "draw_masks", "fit", "outlined", "spotlit"]
+__all__ = [
+    "ANSWER",
+    "MASK_COLOURS",
+    "PROMPT",
+    "TRUTH",
+    "Colour",
+    "draw_masks",
+    "fit",
+    "outlined",
+    "side_by_side",
+    "spotlit",
+]
 
 Colour = tuple[int, int, int]
 Pixels = NDArray[np.uint8]
@@ -126,6 +137,28 @@ def outlined(pixels: Pixels, mask: Bitmap, colour: Colour, edge_px: int = 2) -> 
     shown[_grown(edge, edge_px) & ~edge] //= 3
     shown[edge] = colour
     return shown
+
+
+def side_by_side(panels: Sequence[tuple[str, Pixels]], caption: str) -> Image.Image:
+    """Pictures in a row, each under its name, all under a caption.
+
+    Args:
+        panels: (name, uint8 RGB (height, width, 3)) pairs of one height.
+        caption: one line; what doesn't fit is cut off.
+    """
+    gap_px, line_px = 6, 20
+    font = ImageFont.load_default(13)
+    height = max(pixels.shape[0] for _, pixels in panels)
+    width = sum(pixels.shape[1] for _, pixels in panels) + gap_px * (len(panels) + 1)
+    sheet = Image.new("RGB", (width, height + 2 * line_px + gap_px), (20, 20, 24))
+    draw = ImageDraw.Draw(sheet)
+    draw.text((gap_px, 3), caption, fill=(236, 236, 240), font=font)
+    x = gap_px
+    for name, pixels in panels:
+        draw.text((x, line_px + 2), name, fill=(160, 160, 170), font=font)
+        sheet.paste(Image.fromarray(pixels), (x, 2 * line_px))
+        x += pixels.shape[1] + gap_px
+    return sheet
 
 
 def _edge_px(pixels: Pixels) -> int:

@@ -10,11 +10,12 @@ from pydantic import Field, field_validator, model_validator
 from model.config import StudentConfig
 from model.lora import LoraConfig
 from model.objective import LossWeights
+from pipelines.training.trackers.registry import TrackingConfig
 from storage.keys import Json, content_key
 from storage.recipe import RecipeModel
 from storage.schema import SCHEMA_VERSION, Task
 
-__all__ = ["VERSION", "LoaderConfig", "MixtureEntry", "TrainingConfig", "training_key"]
+__all__ = ["VERSION", "LoaderConfig", "MixtureEntry", "TrainingConfig", "ValidationConfig", "training_key"]
 
 VERSION = 3
 """Raised whenever the same recipe on the same data would train another student."""
@@ -68,6 +69,27 @@ class LoaderConfig(RecipeModel):
     """Threads, processes or actors of each training worker."""
     prefetch_steps: int = Field(default=2, gt=0)
     """Steps that may lie ready or be in the making ahead of the one that trains; at least one for each worker."""
+
+
+class ValidationConfig(RecipeModel):
+    """Scores of the student while it trains, on expressions about pictures that it isn't trained on."""
+
+    every_steps: int = Field(default=500, gt=0)
+    """Steps between two validations; the last step has one too."""
+    splits: tuple[str, ...] = ("val",)
+    """Splits of the corpus to ask about."""
+    families: tuple[str, ...] | None = None
+    """Families of the corpus; null: all."""
+    num_images: int = Field(default=32, gt=0)
+    """Pictures to ask about, drawn once by `seed`: every validation asks the same, with all expressions of each."""
+    num_pictures: int = Field(default=4, ge=0)
+    """Of these, pictures shown with the student's mask and the truth."""
+    questions_per_batch: int = Field(default=64, gt=0)
+    """Questions answered at once."""
+    max_new_tokens: int = Field(default=32, gt=0)
+    """Upper bound of an answer's length, in tokens."""
+    seed: int = Field(default=0, ge=0)
+    """Draws the pictures."""
 
 
 class TrainingConfig(RecipeModel):
@@ -138,6 +160,10 @@ class TrainingConfig(RecipeModel):
     """Logical CPUs of a worker, also its number of torch threads."""
     use_gpu: bool = Field(default=False, json_schema_extra={"hashed": False})
     """One GPU per worker."""
+    tracking: TrackingConfig = Field(default=TrackingConfig(), json_schema_extra={"hashed": False})
+    """Where curves and pictures of the run are shown."""
+    validation: ValidationConfig | None = Field(default=None, json_schema_extra={"hashed": False})
+    """Scores during training; null: none."""
 
 
 def training_key(student: StudentConfig, config: TrainingConfig, inputs: Mapping[str, str]) -> str:

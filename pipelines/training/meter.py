@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Meter"]
+from collections.abc import Mapping
+
+__all__ = ["Meter", "progress_facts"]
+
+_SHOWN_LOSSES = ("loss", "mask_dice", "text")
 
 
 class Meter:
@@ -12,9 +16,34 @@ class Meter:
         self._newest: dict[str, float] = {}
 
     def put(self, metrics: dict[str, float]) -> None:
-        """Replaces what is held."""
-        self._newest = metrics
+        """Adds to what is held; what has the same name is replaced."""
+        self._newest |= metrics
 
     def get(self) -> dict[str, float]:
-        """What was put last; empty before that."""
+        """The newest of each name; empty before anything was put."""
         return self._newest
+
+
+def progress_facts(newest: Mapping[str, float]) -> dict[str, object]:
+    """What a progress line says of a training run.
+
+    Args:
+        newest: metrics, speed and validation scores by name, as far as they are known.
+
+    >>> progress_facts({"loss": 0.51234, "samples_per_s": 51.26, "tokens_per_s": 12345.6, "stall_share": 0.0213})
+    {'loss': 0.51234, 'samples/s': '51.3', 'tokens/s': '12,346', 'stall': '2.1%'}
+    """
+    facts: dict[str, object] = {name: newest[name] for name in _SHOWN_LOSSES if name in newest}
+    if "samples_per_s" in newest:
+        facts["samples/s"] = f"{newest['samples_per_s']:.3g}"
+    if "tokens_per_s" in newest:
+        facts["tokens/s"] = f"{newest['tokens_per_s']:,.0f}"
+    if "stall_share" in newest:
+        facts["stall"] = f"{newest['stall_share']:.1%}"
+    if "mfu" in newest:
+        facts["mfu"] = f"{newest['mfu']:.1%}"
+    if "validation/cIoU" in newest:
+        facts["cIoU"] = f"{newest['validation/cIoU']:.3f}"
+    if newest.get("skipped_steps"):
+        facts["skipped"] = int(newest["skipped_steps"])
+    return facts

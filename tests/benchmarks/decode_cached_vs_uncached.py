@@ -11,13 +11,14 @@ from transformers import DynamicCache
 
 from model.attention import DenseMask
 from model.config import StudentConfig
+from model.flops import layer_flops_per_token
 from model.packing import collate
 from model.processor import EncodedRow
 from model.student import PixelSail, StudentInputs
 from storage.keys import Json
 from tests.benchmarks.measuring import Figures, Options, alternate, compared_times, fixed_threads, judged, machine
 from tests.benchmarks.step_vs_eager_reference import medium_student
-from tests.benchmarks.student_counts import layer_flops_per_token, tera
+from tests.benchmarks.student_counts import tera
 from tests.benchmarks.student_workloads import SampleMaker, seeded_student, shape_of, tiny_student
 
 __all__ = ["TARGET", "cached_tokens", "decode_cached_vs_uncached", "uncached_tokens"]

@@ -13,12 +13,14 @@ import torch
 
 from model.attention import plan_attention
 from model.config import DistillationHead, StudentConfig
+from model.flops import batch_flops
 from model.losses import PointDraws
 from model.objective import LossWeights, TrainingBatch, compute_losses
 from model.student import PixelSail
+from pipelines.training.throughput import peak_flops
 from storage.keys import Json
 from tests.benchmarks.measuring import Figures, NotRun, Options, judged, machine, spread
-from tests.benchmarks.student_counts import attended_pairs, student_flops, tera
+from tests.benchmarks.student_counts import tera
 from tests.benchmarks.student_vs_stack import half_billion_student
 from tests.benchmarks.student_workloads import (
     Points,
@@ -29,23 +31,10 @@ from tests.benchmarks.student_workloads import (
     training_batch_of,
 )
 
-__all__ = ["PEAK_FLOPS", "TARGET", "mfu", "peak_flops"]
+__all__ = ["TARGET", "mfu"]
 
 TARGET = 0.45
 _SEED = 53
-
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "RTX 4090": 165e12,
-    "B200": 2_250e12,
-}
-"""Dense bf16 FLOP/s by a part of the device's name, from the makers' data sheets; the first that fits counts."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +49,8 @@ def mfu(options: Options) -> Figures:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = tiny_student() if options.tiny else trained_student()
     batch, points = packed_batch(config, tiny=options.tiny)
-    flops = step_flops(config, batch)
-    peak = options.peak_flops or (1e12 if options.tiny else peak_flops(torch.cuda.get_device_name()))
+    flops = batch_flops(config, batch)
+    peak = options.peak_flops or (1e12 if options.tiny else known_peak_flops(torch.cuda.get_device_name()))
     repeats = options.times(10)
     on_device = batch.to(device)
     num_tokens = int((batch.inputs.document >= 0).sum())
@@ -127,19 +116,12 @@ def packed_batch(config: StudentConfig, *, tiny: bool) -> tuple[TrainingBatch, P
     return training_batch_of(rows, maker.tokenizer)
 
 
-def step_flops(config: StudentConfig, batch: TrainingBatch) -> int:
-    """Operations of one forward pass: twice the parameters in products, once for every token or patch that
-    goes through them, and the scores that the blocks of attention need. Training counts them three times."""
-    pairs = attended_pairs(batch.inputs.structure)
-    return student_flops(config, batch.inputs, len(batch.label_ids), batch, pairs=pairs).total
-
-
-def peak_flops(device_name: str) -> float:
+def known_peak_flops(device_name: str) -> float:
     """Peak dense bf16 FLOP/s of a device."""
-    for part, flops in PEAK_FLOPS.items():
-        if part in device_name:
-            return flops
-    raise NotRun(f"peak FLOP/s of {device_name!r} is not known; give it with --peak-flops")
+    flops = peak_flops(device_name)
+    if flops is None:
+        raise NotRun(f"peak FLOP/s of {device_name!r} is not known; give it with --peak-flops")
+    return flops
 
 
 def _step(

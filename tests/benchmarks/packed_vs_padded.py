@@ -13,12 +13,13 @@ import torch
 
 from model.attention import Structure
 from model.config import DistillationHead, StudentConfig
+from model.flops import attended_pairs, student_flops
 from model.objective import LossWeights, TrainingBatch, compute_losses
 from model.packing import pack
 from model.student import PixelSail
 from storage.keys import Json
 from tests.benchmarks.measuring import Figures, Options, alternate, compared_times, fixed_threads, judged, machine
-from tests.benchmarks.student_counts import attended_pairs, student_flops, tera
+from tests.benchmarks.student_counts import tera
 from tests.benchmarks.student_workloads import (
     MIXED_LENGTHS,
     LengthMixture,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.config import StudentConfig
+from model.flops import attended_pairs, student_flops
 from model.objective import LossWeights, TrainingBatch, compute_losses
 from model.student import PixelSail
 from storage.keys import Json
@@ -28,7 +29,7 @@ from tests.benchmarks.measuring import (
     judged,
     machine,
 )
-from tests.benchmarks.student_counts import attended_pairs, student_flops, tera
+from tests.benchmarks.student_counts import tera, tera_by_part
 from tests.benchmarks.student_workloads import (
     Points,
     SampleMaker,
@@ -193,7 +194,7 @@ def _described(workload: StepWorkload, batch: TrainingBatch) -> dict[str, Json]:
         ],
         "label_tokens": len(batch.label_ids),
         "attended_pairs_share": round(pairs / num_tokens**2, 4),
-        "forward_tflop": {"ours": needed.json(), "eager": eager.json()},
+        "forward_tflop": {"ours": tera_by_part(needed), "eager": tera_by_part(eager)},
         "step_tflop": {"ours": tera(3 * needed.total), "eager": tera(3 * eager.total)},
         "mib": {
             "eager_scores_per_layer": round(scores / 2**20, 1),

@@ -1,53 +1,17 @@
-"""What a piece of work costs the student, counted: floating-point operations and bytes.
-
-A product of (m, k) and (k, n) counts 2 * m * k * n; norms, softmax and activations are left out. Training
-counts three times the forward pass. Nothing that is computed again (checkpoints) counts.
-
-`Counter` counts what transformers' models do, by PyTorch's own counter.
-"""
+"""What a piece of work costs, as PyTorch's own counter says; `model.flops` counts the student by its shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from model.attention import Structure, prefix_mask
-from model.config import StudentConfig
-from model.objective import TrainingBatch
-from model.student import StudentInputs
+from model.flops import ForwardFlops
 from storage.keys import Json
 
-__all__ = ["ForwardFlops", "attended_pairs", "counted_flops", "layer_flops_per_token", "student_flops", "tera"]
-
-
-@dataclass(frozen=True, slots=True)
-class ForwardFlops:
-    """Operations of one forward pass, by part."""
-
-    layers: int
-    """Matrices of the decoder layers."""
-    attention: int
-    """Scores, and the values weighted by them."""
-    embedding: int
-    """Patches and visual prompts."""
-    logits: int
-    """Output embedding."""
-    mask_head: int
-    """Upsampling, queries and their products."""
-    distillation: int
-    """Linear heads."""
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(getattr(self, item.name) for item in fields(self))
-
-    def json(self) -> dict[str, Json]:
-        """TFLOP by part."""
-        return {**{item.name: tera(getattr(self, item.name)) for item in fields(self)}, "total": tera(self.total)}
+__all__ = ["counted_flops", "tera", "tera_by_part"]
 
 
 def tera(flops: float) -> float:
@@ -55,66 +19,9 @@ def tera(flops: float) -> float:
     return float(f"{flops / 1e12:.4g}")
 
 
-def layer_flops_per_token(config: StudentConfig) -> int:
-    """Of one decoder layer, without the scores."""
-    query_size = config.num_attention_heads * config.head_dim
-    key_size = config.num_key_value_heads * config.head_dim
-    weights = 2 * config.hidden_size * (query_size + key_size) + 3 * config.hidden_size * config.intermediate_size
-    return 2 * weights
-
-
-def attended_pairs(structure: Structure, *, padding: bool = False) -> int:
-    """Pairs of a token and one that it looks at; padding, which looks at itself alone, is left out unless asked for."""
-    pairs = int(prefix_mask(structure).sum())
-    return pairs if padding else pairs - int((structure.document < 0).sum())
-
-
-def student_flops(
-    config: StudentConfig, inputs: StudentInputs, num_logits: int, batch: TrainingBatch | None = None, *, pairs: int
-) -> ForwardFlops:
-    """Operations of one forward pass of the student.
-
-    Args:
-        config: its sizes.
-        inputs: the rows; tokens that are padding count too, except those left out of `pairs`.
-        num_logits: tokens at which logits are computed.
-        batch: the targets, whose masks and features are counted; None: the mask head isn't run.
-        pairs: see `attended_pairs`.
-    """
-    dim, num_patches = config.hidden_size, len(inputs.patches)
-    vp_embed = dim if config.visual_prompt == "injected" else 0
-    masks = {} if batch is None else {grid: len(targets.owner) for grid, targets in batch.targets.items()}
-    cells = config.cells_per_patch**2
-    head = distillation = 0
-    if batch is not None:
-        head = num_patches * mask_feature_flops_per_patch(config)
-        head += sum(masks.values()) * 2 * dim * (dim + config.mask_dim)
-        head += sum(2 * config.mask_dim * count * grid[0] * grid[1] * cells for grid, count in masks.items())
-        for teacher in config.distillation:
-            maps = batch.features.get(teacher.teacher, {})
-            known = sum(len(images) * grid[0] * grid[1] for grid, groups in maps.items() for images, _ in groups)
-            channels = cells * config.mask_dim if teacher.source == "mask_features" else dim
-            distillation += 2 * known * channels * teacher.num_channels
-    return ForwardFlops(
-        layers=config.num_layers * layer_flops_per_token(config) * inputs.input_ids.numel(),
-        attention=config.num_layers * 4 * config.num_attention_heads * config.head_dim * pairs,
-        embedding=2 * num_patches * dim * (3 * config.patch_size_px**2 + vp_embed),
-        logits=2 * dim * config.vocab_size * num_logits,
-        mask_head=head,
-        distillation=distillation,
-    )
-
-
-def mask_feature_flops_per_patch(config: StudentConfig) -> int:
-    """Of the mask features of one patch."""
-    channels, cells, flops = config.mask_channels, 1, 0
-    if config.hidden_size > config.max_mask_channels:
-        flops += 2 * config.hidden_size * (config.hidden_size + channels)
-    for _ in range(config.num_upsample_blocks):
-        flops += 2 * cells * channels * 4 * channels
-        cells *= 4
-        flops += 2 * cells * channels * (9 + channels)
-    return flops + 2 * cells * channels * (channels + config.mask_dim)
+def tera_by_part(flops: ForwardFlops) -> dict[str, Json]:
+    """TFLOP of each part, and of all."""
+    return {**{item.name: tera(getattr(flops, item.name)) for item in fields(flops)}, "total": tera(flops.total)}
 
 
 def counted_flops(work: Callable[[], object]) -> int:

@@ -7,16 +7,17 @@ import json
 import pytest
 import torch
 
+from model.flops import attended_pairs, student_flops
 from model.objective import LossWeights, compute_losses
 from tests.benchmarks import student_vs_stack
 from tests.benchmarks.__main__ import main, measured
 from tests.benchmarks.eager_reference import EagerReference, eager_losses
 from tests.benchmarks.measuring import Figures, Options, PeakMemory, in_fresh_process
-from tests.benchmarks.mfu import mfu, peak_flops
+from tests.benchmarks.mfu import mfu
 from tests.benchmarks.registry import SUITES, suite
 from tests.benchmarks.step_vs_eager_reference import StepWorkload
 from tests.benchmarks.student import BENCHMARKS
-from tests.benchmarks.student_counts import attended_pairs, counted_flops, student_flops
+from tests.benchmarks.student_counts import counted_flops
 from tests.benchmarks.student_workloads import (
     LengthMixture,
     SampleMaker,
@@ -103,12 +104,6 @@ def test_the_step_whose_utilisation_is_measured_runs() -> None:
 def test_the_step_runs_on_cuda_compiled_too() -> None:
     """In a process without jaxtyping's checks, through which layers can't be compiled."""
     assert len(variants_of(in_fresh_process(mfu, TINY))) == 4
-
-
-def test_peaks_are_found_by_part_of_the_name() -> None:
-    assert peak_flops("NVIDIA H200") == 989e12
-    assert peak_flops("NVIDIA H100 PCIe") == 756e12
-    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device, so that it would be measured")
