@@ -1,25 +1,24 @@
 """Scores of a student while it trains: the same expressions every time, with pictures of some answers.
 
 Questions, verdicts and scores are those of `pipelines.evaluation`. Training doesn't notice: the student
-that answers is built anew from the weights, and the global random state is put back.
+that answers is a copy, and the global random state is put back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 
-from model.config import StudentConfig
 from model.drawing import ANSWER, TRUTH, fit, side_by_side, spotlit
 from model.predictor import Predictor
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
-from model.wordings import question_of
+from model.wordings import WordingStyle, question_of
 from pipelines.evaluation.benchmarks.referring import Referring, ReferringConfig
 from pipelines.evaluation.inference import answer_questions, picture_of, truth_bitmap
 from pipelines.evaluation.records import Prediction, Question, Variant
@@ -70,12 +69,12 @@ def validation_samples(corpus: Corpus, config: ValidationConfig) -> list[Sample]
 
 
 class Validator:
-    """Examines weights on a fixed set of expressions.
+    """Examines students on a fixed set of expressions.
 
     Args:
         corpus: questions, truths and pictures.
         config: which of them.
-        student: sizes of the student.
+        wordings: the student's set of sentences; the first of each task is asked.
         tokenizer: its tokenizer.
         device: where it answers.
     """
@@ -84,37 +83,32 @@ class Validator:
         self,
         corpus: Corpus,
         config: ValidationConfig,
-        student: StudentConfig,
+        wordings: WordingStyle,
         tokenizer: StudentTokenizer,
         device: torch.device,
     ) -> None:
         self._corpus, self._config, self._tokenizer, self._device = corpus, config, tokenizer, device
-        # What a checkpoint holds: heads of distillation answer nothing.
-        self._student = student.model_copy(update={"distillation": ()})
         self._benchmark: Referring = ReferringConfig(variants=(Variant.STANDARD,)).build()
         self._questions = self._benchmark.questions(
             validation_samples(corpus, config),
-            lambda sample, turn: question_of(sample, turn, None, student.wordings),
+            lambda sample, turn_index: question_of(sample, turn_index, None, wordings),
         )
 
     def is_due(self, step: int, num_steps: int) -> bool:
         """Whether a validation belongs behind a step."""
         return step % self._config.every_steps == 0 or step == num_steps
 
-    def examine(self, weights: Mapping[str, torch.Tensor]) -> Validation:
+    def examine(self, make_student: Callable[[], PixelSail]) -> Validation:
         """Scores of a student.
 
         Args:
-            weights: state of the student without heads of distillation, as a checkpoint holds it.
+            make_student: gives a student of its own, as it would be published; building one draws random numbers.
         """
-        cuda = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):
-            student = PixelSail(self._student)
-            student.load_state_dict(weights)
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             rows = answer_questions(
                 self._questions,
                 self._corpus,
-                Predictor(student, self._tokenizer, str(self._device)),
+                Predictor(make_student(), self._tokenizer, str(self._device)),
                 {question.benchmark: self._benchmark for question in self._questions},
                 questions_per_batch=self._config.questions_per_batch,
                 max_new_tokens=self._config.max_new_tokens,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.drawing import ANSWER, MASK_COLOURS, PROMPT, draw_masks, fit, outlined, spotlit
+from model.drawing import ANSWER, MASK_COLOURS, PROMPT, draw_masks, fit, outlined, side_by_side, spotlit
 
 
 def square(top: int, left: int, side: int, size: tuple[int, int] = (40, 40)) -> np.ndarray:
@@ -79,3 +79,13 @@ def test_numbers_would_hide_small_pictures() -> None:
 def test_masks_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"mask 2: expected bool \(height, width\) = \(40, 40\), the picture's size"):
         draw_masks(Image.new("RGB", (40, 40)), [square(0, 0, 9), np.zeros((20, 20), bool)])
+
+
+def test_panels_stand_side_by_side_under_names_and_a_caption() -> None:
+    panel = np.full((30, 50, 3), 200, np.uint8)
+    sheet = side_by_side((("picture", panel), ("answer", panel), ("truth", panel)), "red ring")
+    pixels = np.asarray(sheet)
+    assert sheet.width == 3 * 50 + 4 * 6
+    columns = (pixels[45:65] == 200).all((0, 2))
+    assert np.flatnonzero(np.diff(columns.astype(int)) == 1).tolist() == [5, 61, 117]
+    assert (pixels[:20] > 150).any()
