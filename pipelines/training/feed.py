@@ -157,7 +157,7 @@ class TrainingFeed:
                     draft.image_ids.append(image_id)
                     draft.masks.append(torch.from_numpy(masks))
                     if carried:
-                        draft.images.append(torch.from_numpy(image))
+                        draft.images.append(torch.from_numpy(image.copy()))  # of PIL: not writable
         return drafts
 
     def _add_features(self, drafts: Sequence[_Draft], clock: _Clock) -> None:

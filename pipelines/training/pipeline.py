@@ -19,17 +19,16 @@ from torch import distributed
 from model.checkpoint import checkpoint_files, load_checkpoint, load_config, load_tokenizer
 from model.config import StudentConfig
 from model.lora import add_lora, merge_lora
-from model.processor import Processor
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 from model.wordings import answer_of, example_texts, question_of
 from pipelines.progress import Progress
 from pipelines.training import run_state
-from pipelines.training.config import TrainingConfig, training_key
-from pipelines.training.feed import TrainingFeed
-from pipelines.training.loader import iterate
+from pipelines.training.config import LoaderConfig, TrainingConfig, training_key
+from pipelines.training.loader import FailedStep, FeedSpec, StepWorker, iterate
 from pipelines.training.loop import Trainer, cpu_copy, make_optimizers, parameter_count
 from pipelines.training.meter import Meter
+from pipelines.training.packed_step import PackedStep
 from storage.corpus import Corpus
 from storage.errors import InfrastructureError, SailloftError, UsageError
 from storage.features import FeatureStore
@@ -187,18 +186,14 @@ def _train_worker(loop_config: Mapping[str, _Job]) -> None:
     if state is not None:
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(dict(state.optimizers[name]))
-    feed = TrainingFeed(
-        corpus,
-        {teacher: FeatureStore.open(url) for teacher, url in job.features.items()},
-        Processor(student, tokenizer),
-        config,
-        rank,
-        world_size,
-    )
+    stores = {teacher: FeatureStore.open(url) for teacher, url in job.features.items()}
+    feed = FeedSpec(corpus, stores, student, tokenizer.to_json(), config, rank, world_size)
     trainer = Trainer(model, optimizers, config, device, rank, world_size)
     first_step = 0 if state is None else state.step
     keeper = _Keeper(job, trainer, state_folder, list(state.metrics) if state else [])
-    batches = iterate(lambda: feed, config.loader, first_step, config.num_steps)
+    batches = iterate(
+        feed, config.loader, first_step, config.num_steps, device, lambda: _FeedActors(feed, config.loader)
+    )
     try:
         trainer.run(batches, first_step, keeper.after_step)
     finally:
@@ -207,6 +202,26 @@ def _train_worker(loop_config: Mapping[str, _Job]) -> None:
         _publish(job, trainer, tokenizer, keeper.rows)
     if world_size > 1:
         distributed.barrier()
+
+
+class _FeedActors:
+    """Actors that make batches on whatever nodes have a CPU left; one that dies begins its steps again elsewhere."""
+
+    def __init__(self, feed: FeedSpec, config: LoaderConfig) -> None:
+        actor: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(
+            StepWorker
+        )
+        self._actors: list[Any] = [actor.remote(feed) for _ in range(config.num_workers)]
+
+    def submit(self, step: int) -> Any:
+        return self._actors[step % len(self._actors)].make.remote(step)
+
+    def result(self, ticket: Any) -> PackedStep | FailedStep:
+        return cast("PackedStep | FailedStep", ray.get(ticket))
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
 
 
 def _tokenizer(student: StudentConfig, config: TrainingConfig, samples: Iterable[Sample]) -> StudentTokenizer:

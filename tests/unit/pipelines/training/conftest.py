@@ -171,6 +171,28 @@ def features(image_ids: list[str]) -> dict[str, FeatureStore]:
     return stores
 
 
+def _copied(source: Objects, target: Path) -> Objects:
+    copy = Objects.open(target)
+    for info in list(source.list()):
+        copy.put(info.key, source.read(info.key))
+    return copy
+
+
+@pytest.fixture(scope="session")
+def corpus_on_disk(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """The same corpus where other processes find it."""
+    return Corpus.open(_copied(corpus.objects, tmp_path_factory.mktemp("corpus")))
+
+
+@pytest.fixture(scope="session")
+def features_on_disk(
+    features: dict[str, FeatureStore], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, FeatureStore]:
+    """The same stores where other processes find them."""
+    folder = tmp_path_factory.mktemp("features")
+    return {name: FeatureStore.open(_copied(store.objects, folder / name)) for name, store in features.items()}
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> StudentTokenizer:
     return StudentTokenizer.train(["segment the red square", "a blue square", "It is [SEG].", "No target"], 320, 5)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from storage.features import FeatureStore
 from storage.manifest import Manifest, publish
 from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION, ImageRecord, Region, Task
+from tests.same_batches import assert_same
 
 MakeFeed = Callable[..., TrainingFeed]
 Row = tuple[list[int], list[int], list[float], list[int]]
@@ -61,30 +61,6 @@ def rows_of(step: StepBatches) -> list[Row]:
                 )
             )
     return rows
-
-
-def assert_same(found: object, expected: object) -> None:
-    """Equal to the last bit, tensors and all."""
-    if isinstance(expected, torch.Tensor):
-        assert isinstance(found, torch.Tensor)
-        assert found.dtype == expected.dtype
-        assert found.equal(expected)
-    elif is_dataclass(expected):
-        for item in fields(expected):
-            if item.name != "seconds":
-                assert_same(getattr(found, item.name), getattr(expected, item.name))
-    elif isinstance(expected, Mapping):
-        assert isinstance(found, Mapping)
-        assert list(found) == list(expected)
-        for name in expected:
-            assert_same(found[name], expected[name])
-    elif isinstance(expected, tuple | list):
-        assert isinstance(found, tuple | list)
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            assert_same(one, other)
-    else:
-        assert found == expected
 
 
 def places_of(feed: TrainingFeed, task: Task, number: int = 0) -> list[Place]:
