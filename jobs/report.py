@@ -10,6 +10,7 @@ from jobs.config import Recipe
 from jobs.flow import Outputs, Timings
 from pipelines.evaluation.inference import read_predictions
 from pipelines.report import ReportInputs
+from pipelines.training.notes import SPEED, VALIDATION, read_notes, training_logs
 from storage.corpus import Corpus
 from storage.errors import InfrastructureError
 from storage.features import FeatureStore
@@ -37,6 +38,7 @@ def report_inputs(recipe: Recipe, outputs: Outputs, timings: Timings) -> ReportI
     """
     manifests = [(name, _manifest(located.objects)) for name, located in outputs.items()]
     evaluation = outputs["evaluate"].objects
+    logs = training_logs(Objects.open(recipe.workspace), outputs["train"].key)
     return ReportInputs(
         title=f"Sailloft: {recipe.name}",
         recipe=shown_recipe(recipe),
@@ -47,6 +49,8 @@ def report_inputs(recipe: Recipe, outputs: Outputs, timings: Timings) -> ReportI
         evaluations=[_manifest(evaluation)],
         predictions=read_predictions(evaluation),
         metrics=_metrics(outputs["train"].objects),
+        validation=read_notes(logs, VALIDATION),
+        speed=read_notes(logs, SPEED),
         stage_seconds={name: timings.read(located.key)[0] for name, located in outputs.items()},
         notes=recipe.notes,
         manifests=manifests,

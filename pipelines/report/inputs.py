@@ -62,6 +62,8 @@ class ReportInputs:
         evaluations: manifests of evaluations; `facts["scores"]` holds their scores.
         predictions: rows of the evaluations.
         metrics: rows of the training's metrics file: `step`, `loss` and one entry per term.
+        validation: scores during training, a row per validation with its `step`; none if there was none.
+        speed: rates and stalls of the training, a row per reading with its `step`; none if the notes are gone.
         stage_seconds: wall time per stage in order, in s; None: not known.
         notes: what a reader must know first, such as relabelled splits.
         manifests: the outputs by the names of their stages.
@@ -76,6 +78,8 @@ class ReportInputs:
     evaluations: Sequence[Manifest] = ()
     predictions: Sequence[Prediction] = ()
     metrics: Sequence[Mapping[str, object]] = ()
+    validation: Sequence[Mapping[str, float]] = ()
+    speed: Sequence[Mapping[str, float]] = ()
     stage_seconds: Mapping[str, float | None] | None = None
     notes: Sequence[str] = ()
     manifests: Sequence[tuple[str, Manifest]] = ()

@@ -27,8 +27,10 @@ from pipelines.report.scores import (
     score_bar,
     score_rows,
     seconds_text,
+    validation_curves,
     variant_text,
 )
+from pipelines.report.speed import training_speed
 from storage.keys import Json, content_key
 from storage.manifest import FileEntry, Manifest, publish, read_manifest
 from storage.objects import Objects
@@ -36,7 +38,7 @@ from storage.schema import SCHEMA_VERSION
 
 __all__ = ["REPORT_NAME", "VERSION", "build_report", "render_report", "report_key"]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same inputs give another page."""
 REPORT_NAME = "report.html"
 
@@ -92,7 +94,7 @@ def render_report(inputs: ReportInputs) -> str:
     candidates = [row.image_id for row in sorted(inputs.predictions, key=lambda row: (-row.score, row.sample_id))]
     candidates += cast("list[str]", inputs.corpus.image_table(["image_id"])["image_id"].to_pylist())
     features = feature_rows(inputs.features, gallery, candidates, num)
-    curves = loss_curves(inputs.metrics)
+    curves = [*validation_curves(inputs.validation), *loss_curves(inputs.metrics)]
     splits, counts = count_table(inputs.corpus)
     rejects = reject_groups(inputs.corpus)
     stages, total_seconds = _stages(inputs.stage_seconds or {})
@@ -125,6 +127,7 @@ def render_report(inputs: ReportInputs) -> str:
         prompted=prompted,
         features=features,
         curves=curves,
+        speed=training_speed(inputs.speed),
         splits=splits,
         counts=counts,
         num_samples=sum(total for *_, total in counts),

@@ -29,6 +29,7 @@ __all__ = [
     "score_bar",
     "score_rows",
     "seconds_text",
+    "validation_curves",
     "variant_text",
 ]
 
@@ -53,7 +54,13 @@ _CURVE_TEXT = {
     "gradient_norm": "norm of the gradient",
 }
 _CURVE_ORDER = ("loss", "mask_bce", "mask_dice", "text")
-_NO_CURVE = ("step", "epoch", "wait_s", "step_s")
+_NO_CURVE = ("step", "epoch", "wait_s", "step_s", "tokens")
+_VALIDATION_TEXT = {
+    "cIoU": "validation: cIoU",
+    "gIoU": "validation: gIoU",
+    "N_acc": "validation: no target, recognised",
+    "T_acc": "validation: target, recognised",
+}
 _DETAIL_LENGTH = 300
 _EXAMPLES_PER_REASON = 3
 
@@ -221,21 +228,33 @@ def loss_curves(metrics: Sequence[Mapping[str, object]]) -> list[Curve]:
     names = dict.fromkeys(name for row in metrics for name in row if name not in _NO_CURVE)
     ordered = [name for name in _CURVE_ORDER if name in names]
     ordered += [name for name in names if name.startswith("distillation/")]
+    ordered += [name for name in names if name.startswith("loss/")]
     ordered += [name for name in names if name not in ordered]
-    curves: list[Curve] = []
-    for name in ordered:
-        points = [
-            (float(step), float(value))
-            for index, row in enumerate(metrics)
-            if isinstance(value := row.get(name), int | float)
-            and math.isfinite(value)
-            and isinstance(step := row.get("step", index), int | float)
-        ]
-        label = _CURVE_TEXT.get(name, name.replace("distillation/", "distillation: ").replace("_", " "))
-        chart = line_chart([step for step, _ in points], [value for _, value in points], label)
-        if chart:
-            curves.append(Curve(label, number(points[0][1]), number(points[-1][1]), chart))
-    return curves
+    return [curve for name in ordered for curve in _curve(metrics, name, _curve_text(name))]
+
+
+def validation_curves(validation: Sequence[Mapping[str, object]]) -> list[Curve]:
+    """One curve per score during training."""
+    return [curve for name, text in _VALIDATION_TEXT.items() for curve in _curve(validation, name, text)]
+
+
+def _curve(rows: Sequence[Mapping[str, object]], name: str, label: str) -> list[Curve]:
+    """The curve of a column; none of fewer than two points."""
+    points = [
+        (float(step), float(value))
+        for index, row in enumerate(rows)
+        if isinstance(value := row.get(name), int | float)
+        and math.isfinite(value)
+        and isinstance(step := row.get("step", index), int | float)
+    ]
+    chart = line_chart([step for step, _ in points], [value for _, value in points], label)
+    return [Curve(label, number(points[0][1]), number(points[-1][1]), chart)] if chart else []
+
+
+def _curve_text(name: str) -> str:
+    if name.startswith("loss/"):
+        return f"loss on {name.removeprefix('loss/').replace('_', ' ')}"
+    return _CURVE_TEXT.get(name, name.replace("distillation/", "distillation: ").replace("_", " "))
 
 
 def seconds_text(seconds: float | None) -> str:

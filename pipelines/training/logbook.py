@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from pipelines.training.notes import SPEED, VALIDATION, read_notes
 from pipelines.training.trackers.base import Tracker
 from pipelines.training.validation import Validation
-from storage.errors import ObjectNotFound
 from storage.objects import Objects
 
-__all__ = ["SPEED", "VALIDATION", "Logbook", "read_notes"]
+__all__ = ["Logbook"]
 
-SPEED, VALIDATION = "speed.jsonl", "validation.jsonl"
 _FAMILY = "loss/"
 
 
@@ -70,14 +69,6 @@ class Logbook:
         self.flush()
         for tracker in self._trackers:
             tracker.close(finished=finished)
-
-
-def read_notes(logs: Objects, name: str) -> list[dict[str, float]]:
-    """Rows of one kind of notes, `SPEED` or `VALIDATION`; none if nothing was noted."""
-    try:
-        return [json.loads(line) for line in logs.read(name).decode().splitlines()]
-    except ObjectNotFound:
-        return []
 
 
 def _curve(metric: str) -> str:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 __all__ = ["Meter", "progress_facts"]
 
-_SHOWN_LOSSES = ("loss", "mask_dice", "text")
-
 
 class Meter:
     """Passes the newest metrics of rank 0 to the driver."""
@@ -33,7 +31,7 @@ def progress_facts(newest: Mapping[str, float]) -> dict[str, object]:
     >>> progress_facts({"loss": 0.51234, "samples_per_s": 51.26, "tokens_per_s": 12345.6, "stall_share": 0.0213})
     {'loss': 0.51234, 'samples/s': '51.3', 'tokens/s': '12,346', 'stall': '2.1%'}
     """
-    facts: dict[str, object] = {name: newest[name] for name in _SHOWN_LOSSES if name in newest}
+    facts: dict[str, object] = {"loss": newest["loss"]} if "loss" in newest else {}
     if "samples_per_s" in newest:
         facts["samples/s"] = f"{newest['samples_per_s']:.3g}"
     if "tokens_per_s" in newest:

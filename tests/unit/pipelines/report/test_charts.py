@@ -48,9 +48,14 @@ def test_bar_shows_value_and_interval_clipped_to_the_track() -> None:
 
 def test_curves_are_the_loss_first_then_terms_without_timings() -> None:
     rows = [
-        {"step": s, "wait_s": 1.0, "extra": 1, "distillation/sam2": 2.0, "loss": 9.0 / s, "name": "x"}
+        {"step": s, "tokens": 9.0, "extra": 1, "loss/ref_x": 3, "distillation/sam2": 2.0, "loss": 9.0 / s, "name": "x"}
         for s in (1, 2, 3)
     ]
-    assert [curve.label for curve in loss_curves(rows)] == ["all terms together", "distillation: sam2", "extra"]
+    assert [curve.label for curve in loss_curves(rows)] == [
+        "all terms together",
+        "distillation: sam2",
+        "loss on ref x",
+        "extra",
+    ]
     assert (loss_curves(rows)[0].first, loss_curves(rows)[0].last) == ("9.00", "3.00")
     assert loss_curves([]) == []

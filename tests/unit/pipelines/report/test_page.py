@@ -98,6 +98,35 @@ def test_page_states_scores_controls_targets_and_warnings(inputs: ReportInputs) 
         assert words in text, words
 
 
+def reading(stalled: float, samples_per_s: float, memory_gib: float) -> dict[str, float]:
+    """Of steps of a second each, which wait for storage alone."""
+    return {
+        "step_s": 1.0,
+        "stall_share": stalled,
+        "stall/storage": stalled,
+        "samples_per_s": samples_per_s,
+        "memory_gib": memory_gib,
+    }
+
+
+def test_training_shows_validation_and_where_its_time_went(inputs: ReportInputs) -> None:
+    shown = dataclasses.replace(
+        inputs,
+        validation=[{"step": 4, "cIoU": 0.25}, {"step": 8, "cIoU": 0.5}],
+        speed=[
+            {"step": 2.0, **reading(stalled=0.5, samples_per_s=2.0, memory_gib=1.5)},
+            {"step": 8.0, **reading(stalled=0.1, samples_per_s=4.0, memory_gib=1.0)},
+        ],
+    )
+    page = parsed(render_report(shown))
+    text = re.sub(r"\s+", " ", page.text)
+    assert text.index("validation: cIoU") < text.index("all terms together")
+    # Two steps with a half lost and six with a tenth: a fifth in all.
+    for words in ("training 80.0 %", "waiting for storage 20.0 %", "samples/s 3.5", "stalled 20.0%", "1.50 GiB"):
+        assert words in text, words
+    assert "waiting for storage" not in parsed(render_report(inputs)).text
+
+
 def test_best_middle_and_worst_are_told_apart(inputs: ReportInputs) -> None:
     text = parsed(render_report(dataclasses.replace(inputs, num_examples=1))).text
     best, middle, worst, absent = (

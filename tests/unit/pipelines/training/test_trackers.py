@@ -17,7 +17,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from wandb.proto.wandb_internal_pb2 import Record
 
 from pipelines.training.config import TrainingConfig
-from pipelines.training.logbook import SPEED, VALIDATION, Logbook, read_notes
+from pipelines.training.logbook import Logbook
+from pipelines.training.notes import SPEED, VALIDATION, read_notes, training_logs
 from pipelines.training.trackers import (
     LocalCopy,
     MlflowConfig,
@@ -263,7 +264,7 @@ class Recorder:
 
 
 def test_the_logbook_groups_curves_and_keeps_notes_for_the_report() -> None:
-    logs, recorder = Objects.open("memory://trackers/logbook"), Recorder()
+    logs, recorder = training_logs(Objects.open("memory://trackers"), KEY), Recorder()
     book = Logbook(logs, [recorder])
     book.log(2, {"step": 2, "loss": 1.0, "loss/refcoco": 1.5}, {"samples_per_s": 4.0})
     book.log_validation(2, Validation({"cIoU": 0.25}, (PICTURE,)))
