@@ -8,7 +8,8 @@
     │   │   └── UnsafePickle               a pickle that wants more than plain containers
     │   ├── CorruptObject                  stored bytes that don't match what was promised
     │   ├── MissingFeature                 an image that the store doesn't hold
-    │   └── TooManyRejects                 more rejects than the recipe allows
+    │   ├── TooManyRejects                 more rejects than the recipe allows
+    │   └── TooManySkips                   training that skips more steps than the recipe allows
     └── InfrastructureError (RuntimeError) exit 4: storage or cluster
         ├── ObjectNotFound                 no object under that key
         └── ManifestConflict               two different outputs under one content key
@@ -31,6 +32,7 @@ __all__ = [
     "SailloftError",
     "SourceError",
     "TooManyRejects",
+    "TooManySkips",
     "UnknownKind",
     "UnsafePickle",
     "UsageError",
@@ -83,6 +85,10 @@ class MissingFeature(DataError):
 
 class TooManyRejects(DataError):
     """A source with a larger share of rejects than the recipe allows."""
+
+
+class TooManySkips(DataError):
+    """Training whose losses aren't finite, or leap, more often than the recipe allows."""
 
 
 class InfrastructureError(SailloftError, RuntimeError):

@@ -15,7 +15,15 @@ from storage.keys import Json, content_key
 from storage.recipe import RecipeModel
 from storage.schema import SCHEMA_VERSION, Task
 
-__all__ = ["VERSION", "LoaderConfig", "MixtureEntry", "TrainingConfig", "ValidationConfig", "training_key"]
+__all__ = [
+    "VERSION",
+    "LoaderConfig",
+    "MixtureEntry",
+    "SurvivalConfig",
+    "TrainingConfig",
+    "ValidationConfig",
+    "training_key",
+]
 
 VERSION = 3
 """Raised whenever the same recipe on the same data would train another student."""
@@ -92,6 +100,25 @@ class ValidationConfig(RecipeModel):
     """Draws the pictures."""
 
 
+class SurvivalConfig(RecipeModel):
+    """What a run does about lost workers, pre-emption and steps that go wrong."""
+
+    kept: int = Field(default=2, gt=0, json_schema_extra={"hashed": False})
+    """Newest complete states that are kept; older ones are deleted."""
+    max_failures: int = Field(default=3, ge=0, json_schema_extra={"hashed": False})
+    """Lost workers or nodes after which the run goes on from its newest state; one more ends it."""
+    min_workers: int | None = Field(default=None, gt=0, json_schema_extra={"hashed": False})
+    """Workers with which the run may also go on where the cluster hasn't room for `num_workers`; null: exactly
+    `num_workers`. What is trained is the same, whatever their number."""
+    spike_factor: float | None = Field(default=10.0, gt=1)
+    """A step is skipped if its loss exceeds this many times the median of the last `spike_window` losses that
+    counted; null: only losses and gradients that aren't finite are skipped."""
+    spike_window: int = Field(default=32, gt=0)
+    """Losses that the median is taken of; before there are as many, no loss counts as a spike."""
+    max_skipped: int = Field(default=10, ge=0, json_schema_extra={"hashed": False})
+    """Skipped steps that a run may have; one more ends it. The batches of each lie in `<output>/inspect`."""
+
+
 class TrainingConfig(RecipeModel):
     """The training run. Published: AdamW, lr 4e-5, weight decay 0.05, clip 1.0, batch 256, one epoch."""
 
@@ -146,6 +173,14 @@ class TrainingConfig(RecipeModel):
     """Low-rank adapters in the decoder, merged into the checkpoint; null: the whole student trains."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward pass; weights and optimiser stay float32."""
+    parallel: Literal["ddp", "fsdp2"] = Field(default="ddp", json_schema_extra={"hashed": False})
+    """`ddp`: each worker holds the whole student. `fsdp2`: its large matrices, their gradients and optimiser
+    state are sharded over the workers. What is trained is the same, up to rounding."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Share of an exponential moving average of the weights that stays in each step; the checkpoint then
+    holds the average. Null: the last weights."""
+    survival: SurvivalConfig = SurvivalConfig()
+    """Lost workers, pre-emption, steps that go wrong."""
     gradient_checkpointing: bool = Field(default=False, json_schema_extra={"hashed": False})
     """Keep only what passes between layers and compute the rest again: less memory, a third more time."""
     compile_layers: bool = Field(default=False, json_schema_extra={"hashed": False})
@@ -164,6 +199,20 @@ class TrainingConfig(RecipeModel):
     """Where curves and pictures of the run are shown."""
     validation: ValidationConfig | None = Field(default=None, json_schema_extra={"hashed": False})
     """Scores during training; null: none."""
+
+    @model_validator(mode="after")
+    def _can_be_parallel(self) -> TrainingConfig:
+        if self.parallel == "fsdp2" and self.muon_learning_rate is not None:
+            raise ValueError(
+                "parallel: expected ddp beside muon_learning_rate, got fsdp2; Muon orthogonalises whole matrices, "
+                "of which each worker would hold only a part"
+            )
+        if self.survival.min_workers is not None and self.survival.min_workers > self.num_workers:
+            raise ValueError(
+                f"survival.min_workers: expected at most num_workers ({self.num_workers}), "
+                f"got {self.survival.min_workers}"
+            )
+        return self
 
 
 def training_key(student: StudentConfig, config: TrainingConfig, inputs: Mapping[str, str]) -> str:

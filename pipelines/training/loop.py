@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
@@ -14,9 +17,15 @@ from model.attention import plan_attention
 from model.objective import LossTerms, TrainingBatch, compute_losses, draw_points
 from model.student import PixelSail
 from pipelines.training.config import TrainingConfig
+from pipelines.training.ema import MovingAverage
 from pipelines.training.feed import StepBatches
+from pipelines.training.guard import Guard, keep_for_inspection
+from pipelines.training.parallel import Replicas, is_sharded, trained_parameters
+from storage.objects import Objects
 
-__all__ = ["Trainer", "learning_rate_factor", "make_optimizers"]
+__all__ = ["Trainer", "Wanted", "learning_rate_factor", "make_optimizers", "parameter_count", "points_generator"]
+
+logger = logging.getLogger(__name__)
 
 
 def learning_rate_factor(step: int, num_steps: int, warmup_share: float) -> float:
@@ -40,10 +49,13 @@ def make_optimizers(model: PixelSail, config: TrainingConfig) -> dict[str, torch
     inner = [p for p in trained_parameters(model.layers) if p.ndim == 2] if config.muon_learning_rate else []
     taken = {id(parameter) for parameter in inner}
     rest = [p for p in trained_parameters(model) if id(p) not in taken]
+    matrices = [p for p in rest if p.ndim >= 2]
     groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in matrices if not is_sharded(p)], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
+    if sharded := [p for p in matrices if is_sharded(p)]:  # may not share a group with whole ones
+        groups.append({"params": sharded, "weight_decay": config.weight_decay})
     optimizers: dict[str, torch.optim.Optimizer] = {
         "adamw": torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
     }
@@ -57,13 +69,19 @@ def make_optimizers(model: PixelSail, config: TrainingConfig) -> dict[str, torch
 _MUON_MOMENTUM = 0.95
 
 
+class Wanted(IntEnum):
+    """What should happen behind a step, beside the next one."""
+
+    NOTHING = 0
+    SAVE = 1
+    """A state is saved, since a node is about to go."""
+    STOP = 2
+    """A state is saved and the run ends, to be gone on with later."""
+
+
 @dataclass
 class Trainer:
-    """One rank of a run.
-
-    Gradients are summed over the ranks in one flat all-reduce behind the last micro-batch, so that the
-    update is that of a single process with the same global batch.
-    """
+    """One rank of a run: the student, how it is divided, and what keeps a step from doing harm."""
 
     model: PixelSail
     optimizers: Mapping[str, torch.optim.Optimizer]
@@ -71,98 +89,168 @@ class Trainer:
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    parallel: Replicas | None = None
+    """How the ranks share a step; None: each has a replica."""
+    average: MovingAverage | None = None
+    """Is moved behind each step."""
+    inspection: Objects | None = None
+    """Folder for the batches of skipped steps; None: they aren't kept."""
+    wanted: Callable[[], Wanted] = field(default=lambda: Wanted.NOTHING)
+    """Asked once in each step: what should happen behind it. The ranks do the most that any of them wants."""
+    guard: Guard = field(init=False)
+    agreed: Wanted = field(init=False, default=Wanted.NOTHING)
+    """What the ranks have agreed on in the last step."""
+
+    def __post_init__(self) -> None:
+        self.guard = Guard(self.config.survival)
+        self._parallel = self.parallel or Replicas(self.model, self.rank, self.world_size)
 
     def run(
         self,
         batches: Iterator[StepBatches],
         first_step: int,
         after_step: Callable[[int, Mapping[str, float], Mapping[str, float]], None],
-    ) -> None:
-        """Trains from a position to the end.
+    ) -> bool:
+        """Trains from a position to the end, or until it is asked to stop.
 
         Args:
             batches: of each step, from `first_step` on.
             first_step: steps that are already done.
-            after_step: called with the number of done steps, the step's metrics, and the seconds it took
-                and waited for data, which are kept apart: they differ between equal runs.
+            after_step: called with the number of done steps, the step's metrics, and its seconds, which are
+                kept apart, since they differ between equal runs: `step_s` in all, of these `wait_s` for data.
+
+        Returns:
+            Whether all steps are done.
         """
         self.model.train()
         for step in range(first_step, self.config.num_steps):
             started = time.perf_counter()
             batch = next(batches)
-            waited = time.perf_counter() - started
-            metrics = self.step(step, batch.micro_batches, batch.bins)
-            after_step(step + 1, metrics, {"wait_s": waited, "step_s": time.perf_counter() - started})
+            seconds = {"wait_s": time.perf_counter() - started}
+            metrics = self.step(step, batch.micro_batches, batch.bins, batch.sample_ids)
+            after_step(step + 1, metrics, {**seconds, "step_s": time.perf_counter() - started})
+            if self.agreed is Wanted.STOP:
+                return step + 1 == self.config.num_steps
+        return True
 
     def step(
-        self, step: int, micro_batches: Sequence[TrainingBatch], bins: Sequence[int] | None = None
+        self,
+        step: int,
+        micro_batches: Sequence[TrainingBatch],
+        bins: Sequence[int] | None = None,
+        sample_ids: Sequence[Sequence[str]] = (),
     ) -> dict[str, float]:
-        """One optimiser step; returns the loss, each term and the gradient norm.
+        """One optimiser step.
 
         Args:
             step: steps that are done.
-            micro_batches: of this rank.
-            bins: their numbers over all ranks, which seed the points of masks; None: counted from 0.
+            micro_batches: this rank's part of the global batch.
+            bins: their numbers over all ranks, which seed the points of masks; None: as if dealt out in turn.
+            sample_ids: samples of each of this rank's conversations, for the inspection of a skipped step.
+
+        Returns:
+            The loss, each term, the gradient norm, the learning rate and whether the step was `skipped`;
+            of a skipped step these two alone.
+
+        Raises:
+            TooManySkips: more steps had to be skipped than the recipe allows.
         """
+        factor = self._begin(step)
+        if bins is None:
+            bins = [self.rank + self.world_size * place for place in range(len(micro_batches))]
+        metrics = self._accumulate(step, list(zip(bins, micro_batches, strict=True)))
+        self._parallel.sum_gradients()
+        metrics["gradient_norm"] = self._parallel.clip(self.config.clip_norm)
+        metrics = self._agree(metrics)
+        learning_rate = {"learning_rate": self.config.learning_rate * factor}
+        reason = self.guard.judge(metrics["loss"], metrics["gradient_norm"])
+        if reason is not None:
+            self._skip(step, reason, metrics, micro_batches, sample_ids)
+            return {"skipped": 1.0, **learning_rate}
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        return {**metrics, "skipped": 0.0, **learning_rate}
+
+    def _begin(self, step: int) -> float:
+        """Sets the step's learning rates and forgets the last gradients."""
         factor = learning_rate_factor(step, self.config.num_steps, self.config.warmup_share)
         peaks = {"adamw": self.config.learning_rate, "muon": self.config.muon_learning_rate or 0.0}
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = peaks[name] * factor
             optimizer.zero_grad(set_to_none=True)
-        metrics: dict[str, float] = {}
-        for number, batch in zip(range(len(micro_batches)) if bins is None else bins, micro_batches, strict=True):
-            share = batch.num_documents / self.config.batch_rows
+        return factor
+
+    def _accumulate(self, step: int, numbered: Sequence[tuple[int, TrainingBatch]]) -> dict[str, float]:
+        """Gradients of this rank's part; returns its part of the loss and of each term."""
+        pieces = self._parallel.padded(numbered)
+        values: list[tuple[str, float, Tensor]] = []
+        for place, ((number, batch), weight) in enumerate(pieces):
+            self._parallel.begin_micro_batch(is_last=place == len(pieces) - 1)
+            share = weight * batch.num_documents / self.config.batch_rows
             losses = self._losses(batch.to(self.device), step, number)
             (losses.total * share).backward()
-            for name, value in {"loss": losses.total.detach(), **losses.terms}.items():
-                metrics[name] = metrics.get(name, 0.0) + float(value) * share
-        if self.world_size > 1:
-            self._sum_gradients()
-            metrics = self._sum_metrics(metrics)
-        norm = nn.utils.clip_grad_norm_(trained_parameters(self.model), self.config.clip_norm)
-        for optimizer in self.optimizers.values():
-            optimizer.step()
-        return {**metrics, "gradient_norm": float(norm), "learning_rate": self.config.learning_rate * factor}
+            if weight:
+                found = {"loss": losses.total.detach(), **losses.terms}
+                values += [(name, share, value.float()) for name, value in found.items()]
+        metrics: dict[str, float] = {}
+        # One transfer for all of them: each by itself would make the device wait.
+        numbers = torch.stack([value for _, _, value in values]).tolist() if values else []
+        for (name, share, _), number in zip(values, numbers, strict=True):
+            metrics[name] = metrics.get(name, 0.0) + number * share
+        return metrics
 
-    def _losses(self, batch: TrainingBatch, step: int, micro_batch: int) -> LossTerms:
-        seed = hash((self.config.seed, step, micro_batch)) & 0x7FFF_FFFF_FFFF_FFFF
-        generator = torch.Generator(self.device).manual_seed(seed)
+    def _losses(self, batch: TrainingBatch, step: int, number: int) -> LossTerms:
+        generator = points_generator(self.config.seed, step, number, self.device)
+        if self.config.lora is not None and self.config.lora.dropout:
+            torch.manual_seed(generator.initial_seed())  # dropout draws from the global generator
         points = None if self.config.mask_points is None else draw_points(batch, self.config.mask_points, generator)
         plan = plan_attention(batch.inputs.structure, compiled=self.config.compile_layers)
         half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             return compute_losses(self.model, batch, self.config.losses, points, plan)
 
-    def _sum_gradients(self) -> None:
-        """Behind the gradients stands how many ranks have each: what none has stays without, as in one process."""
-        parameters = trained_parameters(self.model)
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        counts = torch.tensor([float(p.grad is not None) for p in parameters], device=gradients[0].device)
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), counts])
-        distributed.all_reduce(flat)
-        *parts, counts = flat.split([*(p.numel() for p in parameters), len(parameters)])
-        for parameter, part, count in zip(parameters, parts, counts.tolist(), strict=True):
-            parameter.grad = part.view_as(parameter) if count else None
+    def _agree(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Sums of the ranks' metrics, and what they want behind the step.
 
-    def _sum_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Ranks can differ in their terms (no mask, no teacher): the names are agreed on first."""
-        gathered: list[dict[str, float]] = [{} for _ in range(self.world_size)]
-        distributed.all_gather_object(gathered, dict(metrics))
-        names = sorted({name for part in gathered for name in part})
-        return {name: sum(part.get(name, 0.0) for part in gathered) for name in names}
+        Ranks can differ in their terms (no mask, no teacher), so the names are agreed on as well. Of the
+        gradient norm, which all have, the first rank's counts, whatever another has made of it.
+        """
+        wanted = self.wanted()
+        if self.world_size == 1:
+            self.agreed = wanted
+            return dict(metrics)
+        gathered: list[tuple[dict[str, float], Wanted]] = [({}, wanted)] * self.world_size
+        distributed.all_gather_object(gathered, (dict(metrics), wanted))
+        self.agreed = max(wanted for _, wanted in gathered)
+        names = sorted({name for part, _ in gathered for name in part})
+        sums = {name: sum(part.get(name, 0.0) for part, _ in gathered) for name in names}
+        return {**sums, "gradient_norm": gathered[0][0]["gradient_norm"]}
+
+    def _skip(
+        self,
+        step: int,
+        reason: str,
+        metrics: Mapping[str, float],
+        micro_batches: Sequence[TrainingBatch],
+        sample_ids: Sequence[Sequence[str]],
+    ) -> None:
+        logger.warning("training step %d is skipped: %s (number %d)", step, reason, self.guard.num_skipped)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        if self.inspection is not None:
+            keep_for_inspection(self.inspection, step, self.rank, reason, metrics, micro_batches, sample_ids)
+        self.guard.check(step, reason, "no folder" if self.inspection is None else self.inspection.url)
 
 
-def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters that aren't frozen."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+def points_generator(seed: int, step: int, number: int, device: torch.device) -> torch.Generator:
+    """The generator that draws the points of one bin of a step's global batch, whichever rank has it."""
+    drawn = np.random.SeedSequence([seed, step, number]).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(drawn[0]) & 0x7FFF_FFFF_FFFF_FFFF)
 
 
 def parameter_count(model: nn.Module) -> int:
     """Trainable numbers of a model."""
     return sum(tensor.numel() for tensor in model.parameters())
-
-
-def cpu_copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict on the CPU, detached from what goes on training."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}

@@ -1,17 +1,21 @@
-"""The newest metrics of a run, held where the driver can see them; light, since it becomes an actor of its own."""
+"""What the driver and the workers of a run tell each other; light, since it becomes an actor of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pipelines.training.loader import FailedStep
+
 __all__ = ["Meter", "progress_facts"]
 
 
 class Meter:
-    """Passes the newest metrics of rank 0 to the driver."""
+    """Passes metrics and errors to the driver, and the driver's wish to stop to the workers."""
 
     def __init__(self) -> None:
         self._newest: dict[str, float] = {}
+        self._stop = False
+        self._error: FailedStep | None = None
 
     def put(self, metrics: dict[str, float]) -> None:
         """Adds to what is held; what has the same name is replaced."""
@@ -20,6 +24,22 @@ class Meter:
     def get(self) -> dict[str, float]:
         """The newest of each name; empty before anything was put."""
         return self._newest
+
+    def stop(self) -> None:
+        """Asks the workers to save a state and end."""
+        self._stop = True
+
+    def stopping(self) -> bool:
+        """Whether they are asked to."""
+        return self._stop
+
+    def fail(self, error: FailedStep) -> None:
+        """Tells of an error that would come again, so that nobody tries again; the first one counts."""
+        self._error = self._error or error
+
+    def error(self) -> FailedStep | None:
+        """That error, if there is one."""
+        return self._error
 
 
 def progress_facts(newest: Mapping[str, float]) -> dict[str, object]:

@@ -1,62 +1,43 @@
-"""Training on Ray Train: workers, their process group, resuming, and the checkpoint at the end."""
+"""Training on Ray Train: workers, their process group, restarts after losses, and what the driver shows of it."""
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
-from torch import distributed
+from ray.exceptions import RayError
 
-from model.checkpoint import checkpoint_files, load_checkpoint, load_config, load_tokenizer
 from model.config import StudentConfig
-from model.lora import add_lora, merge_lora
-from model.student import PixelSail
-from model.tokenizer import StudentTokenizer
-from model.wordings import answer_of, example_texts, question_of
 from pipelines.progress import Progress
 from pipelines.training import run_state
-from pipelines.training.config import LoaderConfig, TrainingConfig, training_key
-from pipelines.training.loader import FailedStep, FeedSpec, StepWorker, iterate
-from pipelines.training.loop import Trainer, cpu_copy, make_optimizers, parameter_count
-from pipelines.training.meter import Meter
+from pipelines.training.config import TrainingConfig
+from pipelines.training.loader import FailedStep, FeedSpec, StepWorker
+from pipelines.training.loop import Wanted
+from pipelines.training.meter import Meter, progress_facts
 from pipelines.training.packed_step import PackedStep
+from pipelines.training.worker import Job, Seat, run_worker
 from storage.corpus import Corpus
-from storage.errors import InfrastructureError, SailloftError, UsageError
-from storage.features import FeatureStore
-from storage.keys import Json
-from storage.manifest import FileEntry, Manifest, publish, read_manifest
+from storage.errors import DataError, InfrastructureError, SailloftError, UsageError
+from storage.manifest import Manifest, read_manifest
 from storage.objects import Objects
-from storage.schema import SCHEMA_VERSION, Sample
 
 __all__ = ["train"]
 
 logger = logging.getLogger(__name__)
 
-_METRICS = "metrics.jsonl"
 _POLL_S = 0.5
-_MAX_WORKER_FAILURES = 2
-
-
-@dataclass(frozen=True)
-class _Job:
-    """All that a worker needs, by value or by URL."""
-
-    corpus: str
-    features: Mapping[str, str]
-    student: StudentConfig
-    training: TrainingConfig
-    output: str
-    inputs: Mapping[str, str]
-    meter: Any
+_LOOK_AROUND_S = 2.0
+"""Between two questions of a worker whether it should stop or its node is to go; nodes give 30 s or more."""
+_STOP_GRACE_S = 20.0
+"""How long the driver waits for a state when it is told to end; Kubernetes kills after 30 s."""
 
 
 def train(
@@ -91,9 +72,8 @@ def train(
     if present is not None:
         run_state.clear(output.child("state"))  # left where a run was killed right behind its checkpoint
         return present
-    meter = ray.remote(num_cpus=0)(Meter).remote()
-    job = _Job(corpus.objects.url, dict(features), student, config, output.url, dict(inputs), meter)
-    _fit(job, progress)
+    job = Job(corpus.objects.url, dict(features), student, config, output.url, dict(inputs))
+    _fit(job, ray.remote(num_cpus=0)(Meter).remote(), progress)
     run_state.clear(output.child("state"))
     manifest = read_manifest(output)
     if manifest is None:
@@ -103,20 +83,16 @@ def train(
     return manifest
 
 
-def _fit(job: _Job, progress: Progress) -> None:
+def _fit(job: Job, meter: Any, progress: Progress) -> None:
     """Runs the trainer in a thread, so that this one can show how far it is."""
-    config = job.training
     with tempfile.TemporaryDirectory(prefix="sailloft-train-") as folder:
         trainer = ray.train.torch.TorchTrainer(
             _train_worker,
-            train_loop_config={"job": job},
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=config.num_workers,
-                use_gpu=config.use_gpu,
-                resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
-            ),
+            train_loop_config={"job": job, "meter": meter},
+            scaling_config=_scaling(job.training),
             run_config=ray.train.RunConfig(
-                storage_path=folder, failure_config=ray.train.FailureConfig(max_failures=_MAX_WORKER_FAILURES)
+                storage_path=folder,
+                failure_config=ray.train.FailureConfig(max_failures=job.training.survival.max_failures),
             ),
         )
         errors: list[BaseException] = []
@@ -129,17 +105,37 @@ def _fit(job: _Job, progress: Progress) -> None:
 
         thread = threading.Thread(target=fit, name="trainer", daemon=True)
         thread.start()
-        while thread.is_alive():
-            thread.join(_POLL_S)
-            newest = cast("dict[str, float]", ray.get(job.meter.get.remote()))
-            if newest:
-                facts = {name: newest[name] for name in ("loss", "mask_dice", "text") if name in newest}
-                progress.update(int(newest["step"]), config.num_steps, unit="steps", **facts)
+        try:
+            _show(thread, meter, job.training.num_steps, progress)
+        except (SystemExit, KeyboardInterrupt):
+            meter.stop.remote()
+            thread.join(_STOP_GRACE_S)
+            raise
+        told = cast("FailedStep | None", ray.get(meter.error.remote()))
+        if told is not None:
+            raise told.error()
         if errors:
             raise _as_sailloft_error(errors[0], job) from errors[0]
 
 
-def _as_sailloft_error(error: BaseException, job: _Job) -> SailloftError:
+def _scaling(config: TrainingConfig) -> ray.train.ScalingConfig:
+    fewest = config.survival.min_workers or config.num_workers
+    return ray.train.ScalingConfig(
+        num_workers=config.num_workers if fewest == config.num_workers else (fewest, config.num_workers),
+        use_gpu=config.use_gpu,
+        resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
+    )
+
+
+def _show(thread: threading.Thread, meter: Any, num_steps: int, progress: Progress) -> None:
+    while thread.is_alive():
+        thread.join(_POLL_S)
+        newest = cast("dict[str, float]", ray.get(meter.get.remote()))
+        if newest:
+            progress.update(int(newest["step"]), num_steps, unit="steps", **progress_facts(newest))
+
+
+def _as_sailloft_error(error: BaseException, job: Job) -> SailloftError:
     """The worker's own error if it is one of ours, else a failure of the infrastructure."""
     chain: list[BaseException] = [error]
     seen: set[int] = set()
@@ -158,60 +154,32 @@ def _as_sailloft_error(error: BaseException, job: _Job) -> SailloftError:
     )
 
 
-def _train_worker(loop_config: Mapping[str, _Job]) -> None:
-    job = loop_config["job"]
+def _train_worker(loop_config: Mapping[str, Any]) -> None:
+    """One worker; an error that would come again is told to the driver, and nobody tries again."""
+    job, meter = cast("Job", loop_config["job"]), loop_config["meter"]
+    if cast("object", ray.get(meter.error.remote())) is not None:
+        return
     config = job.training
     context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
     if not config.use_gpu:
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
-    device = ray.train.torch.get_device()
-    corpus = Corpus.open(job.corpus)
-    tokenizer = _tokenizer(job.student, config, corpus.samples(splits=config.splits))
-    student = job.student.model_copy(update={"vocab_size": _num_embeddings(config, tokenizer)})
-    model = _initial_model(student, config)
-    if config.lora is not None:
-        add_lora(model, config.lora, config.seed)
-    state_folder = Objects.open(job.output).child("state")
-    state = run_state.load_newest(state_folder)
-    if state is not None:
-        logger.info("training goes on from step %d of %d", state.step, config.num_steps)
-        model.load_state_dict(dict(state.model))
-    model.to(device)
-    model.gradient_checkpointing = config.gradient_checkpointing
-    if config.compile_layers:
-        for layer in model.layers:
-            layer.compile(dynamic=True)
-    optimizers = make_optimizers(model, config)
-    if state is not None:
-        for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(dict(state.optimizers[name]))
-    stores = {teacher: FeatureStore.open(url) for teacher, url in job.features.items()}
-    feed = FeedSpec(corpus, stores, student, tokenizer.to_json(), config, rank, world_size)
-    trainer = Trainer(model, optimizers, config, device, rank, world_size)
-    first_step = 0 if state is None else state.step
-    keeper = _Keeper(job, trainer, state_folder, list(state.metrics) if state else [])
-    batches = iterate(
-        feed, config.loader, first_step, config.num_steps, device, lambda: _FeedActors(feed, config.loader)
-    )
+    seat = Seat(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     try:
-        trainer.run(batches, first_step, keeper.after_step)
-    finally:
-        batches.close()
-    if rank == 0:
-        _publish(job, trainer, tokenizer, keeper.rows)
-    if world_size > 1:
-        distributed.barrier()
+        with _wishes(meter) as wishes:
+            run_worker(job, seat, lambda metrics: meter.put.remote(dict(metrics)), wishes.wanted, _FeedActors)
+    except (DataError, UsageError) as error:
+        ray.get(meter.fail.remote(FailedStep(type(error), str(error))))
+        raise
 
 
 class _FeedActors:
     """Actors that make batches on whatever nodes have a CPU left; one that dies begins its steps again elsewhere."""
 
-    def __init__(self, feed: FeedSpec, config: LoaderConfig) -> None:
+    def __init__(self, feed: FeedSpec) -> None:
         actor: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(
             StepWorker
         )
-        self._actors: list[Any] = [actor.remote(feed) for _ in range(config.num_workers)]
+        self._actors: list[Any] = [actor.remote(feed) for _ in range(feed.config.loader.num_workers)]
 
     def submit(self, step: int) -> Any:
         return self._actors[step % len(self._actors)].make.remote(step)
@@ -224,117 +192,49 @@ class _FeedActors:
             ray.kill(actor)
 
 
-def _tokenizer(student: StudentConfig, config: TrainingConfig, samples: Iterable[Sample]) -> StudentTokenizer:
-    if config.init is not None:
-        checkpoint = Objects.open(config.init)
-        return load_tokenizer(checkpoint, load_config(checkpoint))
-    texts = list(example_texts(student.wordings))
-    for sample in samples:
-        for index in range(len(sample.turns)):
-            texts += [question_of(sample, index, None, "short"), answer_of(sample, index, None, "short")]
-    return StudentTokenizer.train(texts, student.vocab_size, student.num_visual_prompts)
+class _Wishes:
+    """What the driver and the cluster want of this worker, asked for beside the steps."""
+
+    def __init__(self, meter: Any) -> None:
+        self._meter = meter
+        self._stop, self._save = threading.Event(), threading.Event()
+        self._closed = threading.Event()
+        self._told: object = None
+
+    def wanted(self) -> Wanted:
+        """See `Trainer.wanted`; a wish to save is granted once."""
+        if self._stop.is_set():
+            return Wanted.STOP
+        if self._save.is_set():
+            self._save.clear()
+            return Wanted.SAVE
+        return Wanted.NOTHING
+
+    def look_around(self) -> None:
+        """Asks again and again, until it is closed or Ray ends the workers."""
+        while not self._closed.wait(_LOOK_AROUND_S):
+            try:
+                if ray.get(self._meter.stopping.remote()):
+                    self._stop.set()
+                # All workers wait for each other in here, which is why it isn't asked in the steps.
+                leaving = ray.train.get_preemption_info()
+            except RayError:
+                return
+            if leaving is not None and leaving != self._told:
+                self._told = leaving
+                logger.warning("nodes are about to go, a state is saved: %s", leaving)
+                self._save.set()
+
+    def close(self) -> None:
+        """Ends the asking."""
+        self._closed.set()
 
 
-def _num_embeddings(config: TrainingConfig, tokenizer: StudentTokenizer) -> int:
-    """Rows of the token embedding; a language model's can have more than its tokenizer needs."""
-    return tokenizer.vocab_size if config.init is None else load_config(Objects.open(config.init)).vocab_size
-
-
-def _initial_model(student: StudentConfig, config: TrainingConfig) -> PixelSail:
-    """Fresh weights by the seed, or those of a checkpoint; its distillation heads are always fresh."""
-    model = PixelSail(student).init_weights(torch.Generator().manual_seed(config.seed))
-    if config.init is not None:
-        weights = _trunk(load_checkpoint(Objects.open(config.init))[0].state_dict())
-        expected = _trunk(model.state_dict())
-        wrong = sorted(
-            name
-            for name in expected.keys() | weights.keys()
-            if name not in expected or name not in weights or expected[name].shape != weights[name].shape
-        )
-        if wrong:
-            raise UsageError(
-                f"training.init {config.init}: expected the weights of student {student.model_dump()}, "
-                f"these differ: {', '.join(wrong)}"
-            )
-        model.load_state_dict(weights, strict=False)
-    return model
-
-
-def _trunk(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What a checkpoint keeps: all but the distillation heads."""
-    return {name: weight for name, weight in weights.items() if not name.startswith("distillation_heads.")}
-
-
-class _Keeper:
-    """Records metrics and saves states; only rank 0 writes."""
-
-    def __init__(self, job: _Job, trainer: Trainer, folder: Objects, rows: list[Mapping[str, float]]) -> None:
-        self.rows = rows
-        self._job, self._trainer, self._folder = job, trainer, folder
-        self._window: list[Mapping[str, float]] = []
-        self._seconds: list[Mapping[str, float]] = []
-
-    def after_step(self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
-        config = self._job.training
-        if self._trainer.rank:
-            return
-        self._window.append(metrics)
-        self._seconds.append(seconds)
-        last = step == config.num_steps
-        if step % config.log_every == 0 or last:
-            self.rows.append({"step": step, **_means(self._window)})
-            self._window.clear()
-            newest = {**self.rows[-1], **_means(self._seconds)}
-            self._seconds.clear()
-            self._job.meter.put.remote(newest)
-        if step % config.checkpoint_every == 0 and not last:
-            run_state.save(
-                self._folder,
-                run_state.RunState(
-                    step,
-                    cpu_copy(self._trainer.model.state_dict()),
-                    {name: optimizer.state_dict() for name, optimizer in self._trainer.optimizers.items()},
-                    self.rows,
-                ),
-            )
-
-
-def _means(rows: list[Mapping[str, float]]) -> dict[str, float]:
-    names = sorted({name for row in rows for name in row})
-    return {name: sum(row[name] for row in rows if name in row) / sum(name in row for row in rows) for name in names}
-
-
-def _publish(job: _Job, trainer: Trainer, tokenizer: StudentTokenizer, rows: list[Mapping[str, float]]) -> None:
-    """Writes the checkpoint without the distillation heads; its manifest last."""
-    if job.training.lora is not None:
-        merge_lora(trainer.model)
-    model = PixelSail(trainer.model.config.model_copy(update={"distillation": ()}))
-    weights = cpu_copy(trainer.model.state_dict())
-    model.load_state_dict(_trunk(weights))
-    files = checkpoint_files(model, tokenizer)
-    files[_METRICS] = "".join(json.dumps(dict(row)) + "\n" for row in rows).encode()
-    output = Objects.open(job.output)
-    entries: list[FileEntry] = []
-    for name, data in files.items():
-        if not output.create(name, data):
-            output.put(name, data)
-        entries.append(FileEntry.of(name, data))
-    publish(
-        output,
-        Manifest(
-            kind="checkpoint",
-            key=training_key(job.student, job.training, job.inputs),
-            schema_version=SCHEMA_VERSION,
-            recipe=cast(
-                "dict[str, Json]",
-                {"student": job.student.hashed_fields(), "training": job.training.hashed_fields()},
-            ),
-            inputs=dict(job.inputs),
-            files=tuple(entries),
-            facts={
-                "num_steps": job.training.num_steps,
-                "num_parameters": parameter_count(model),
-                "vocab_size": tokenizer.vocab_size,
-            },
-        ),
-    )
+@contextmanager
+def _wishes(meter: Any) -> Generator[_Wishes]:
+    wishes = _Wishes(meter)
+    threading.Thread(target=wishes.look_around, name="wishes", daemon=True).start()
+    try:
+        yield wishes
+    finally:
+        wishes.close()

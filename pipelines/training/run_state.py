@@ -2,100 +2,207 @@
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from storage.manifest import MANIFEST_NAME, FileEntry, Manifest, publish, verify_manifest
+from pipelines.training.ema import MovingAverage
+from pipelines.training.state_storage import StateReader, StateWriter
+from storage.errors import CorruptObject, InfrastructureError, SailloftError
+from storage.keys import Json
+from storage.manifest import MANIFEST_NAME, read_manifest
 from storage.objects import Objects
-from storage.schema import SCHEMA_VERSION
 
-__all__ = ["RunState", "clear", "load_newest", "save"]
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
-_KEPT = 2
-_STATE, _METRICS = "state.pt", "metrics.jsonl"
+__all__ = ["SavedParts", "States", "clear"]
+
+# What torch says of every state of a run of one process.
+warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized", UserWarning)
+
+_COLLECTIVE_TIMEOUT = timedelta(hours=1)
+"""Of the ranks that wait for each other in a save: as long as the slowest takes to write its part."""
 
 
 @dataclass(frozen=True)
-class RunState:
-    """Everything that the rest of a run depends on, beside its recipe."""
+class SavedParts:
+    """What of a run consists of tensors, whole or sharded."""
 
-    step: int
-    """Optimiser steps that are done; also the position of the feed."""
-    model: Mapping[str, torch.Tensor]
-    optimizers: Mapping[str, Mapping[str, object]]
-    """State of each optimiser by its name."""
-    metrics: Sequence[Mapping[str, float]]
-    """Rows of the metrics file so far."""
+    model: nn.Module
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    average: MovingAverage | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them, by names that don't depend on how the run is divided among ranks."""
+        found = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.average is not None:
+            found |= {f"average/{name}": tensor for name, tensor in self.average.weights.items()}
+        for prefix, optimizer, parameter in self._places():
+            held = cast("dict[str, Tensor]", optimizer.state.get(parameter, {}))
+            found |= {f"{prefix}{key}": value for key, value in held.items()}
+        return found
+
+    def room_for(self, saved: Mapping[str, TensorStorageMetadata]) -> dict[str, Tensor]:
+        """As `tensors`, for a state to be read into; optimisers get room for what the state holds of them.
+
+        (torch's own `set_optimizer_state_dict` makes a state for each parameter first, also for those
+        that have had no gradient yet and must go on without.)
+        """
+        for prefix, optimizer, parameter in self._places():
+            keys = [name for name in saved if name.startswith(prefix)]
+            if not keys:
+                continue
+            optimizer.state[parameter] = {
+                name.removeprefix(prefix): torch.zeros_like(parameter, requires_grad=False)
+                if saved[name].size == parameter.shape
+                else torch.zeros(saved[name].size, dtype=saved[name].properties.dtype)
+                for name in keys
+            }
+        return self.tensors()
+
+    def _places(self) -> list[tuple[str, torch.optim.Optimizer, nn.Parameter]]:
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return [
+            (f"optimizer/{kind}/{names[parameter]}/", optimizer, parameter)
+            for kind, optimizer in self.optimizers.items()
+            for group in optimizer.param_groups
+            for parameter in cast("list[nn.Parameter]", group["params"])
+        ]
 
 
-def save(objects: Objects, state: RunState) -> None:
-    """Writes a state; it counts once its manifest exists, and older ones but one are deleted."""
-    folder = objects.child(_folder(state.step))
-    buffer = io.BytesIO()
-    torch.save(
-        {"model": dict(state.model), "optimizers": {name: dict(held) for name, held in state.optimizers.items()}},
-        buffer,
-    )
-    metrics = "".join(json.dumps(dict(row)) + "\n" for row in state.metrics)
-    files = {_STATE: buffer.getvalue(), _METRICS: metrics.encode()}
-    for name, data in files.items():
-        folder.put(name, data)
-    publish(
-        folder,
-        Manifest(
-            kind="training_state",
-            key=_folder(state.step),
-            schema_version=SCHEMA_VERSION,
-            recipe={},
-            inputs={},
-            files=tuple(FileEntry.of(name, data) for name, data in files.items()),
-            facts={"step": state.step},
-        ),
-    )
-    for old in _finished(objects)[:-_KEPT]:
-        _delete(objects, old)
+class States:
+    """Saves and finds the states of a run; every rank has one, and all of them call the same.
 
-
-def load_newest(objects: Objects) -> RunState | None:
-    """The newest complete state, None if there is none.
-
-    Raises:
-        CorruptObject: a complete state whose bytes differ from what was written; delete its folder to
-            go on from the state before it.
+    Args:
+        folder: `<output>/state`.
+        kept: newest complete states that stay.
+        rank: of this process.
+        world_size: number of processes.
     """
-    finished = _finished(objects)
-    if not finished:
-        return None
-    folder = objects.child(_folder(finished[-1]))
-    verify_manifest(folder)
-    content = torch.load(io.BytesIO(folder.read(_STATE)), map_location="cpu", weights_only=True)
-    rows = [json.loads(line) for line in folder.read(_METRICS).decode().splitlines()]
-    return RunState(finished[-1], content["model"], content["optimizers"], rows)
+
+    def __init__(self, folder: Objects, kept: int = 2, rank: int = 0, world_size: int = 1) -> None:
+        self._folder, self._kept, self._rank, self._world_size = folder, kept, rank, world_size
+        self._pending: Future[Any] | None = None
+        # Ranks write while they train: what they tell each other about it must not meet the gradients.
+        self._group: ProcessGroup | None = None
+        if world_size > 1:
+            self._group = cast("ProcessGroup", distributed.new_group(backend="gloo", timeout=_COLLECTIVE_TIMEOUT))
+
+    def save(self, step: int, parts: SavedParts, progress: Mapping[str, Json]) -> None:
+        """Copies the state and writes it in the background; waits first for the one before.
+
+        Args:
+            step: optimiser steps that are done; also the position of the feed.
+            parts: the tensors.
+            progress: everything else that the rest of the run depends on.
+
+        Raises:
+            SailloftError: the state before could not be written.
+        """
+        self.wait()
+        writer = StateWriter(self._folder.child(_name(step)), step, {**progress, "step": step}, self._tidy)
+        self._pending = cast(
+            "Future[Any]",
+            async_save(
+                dict(parts.tensors()),
+                storage_writer=writer,
+                planner=DefaultSavePlanner(flatten_state_dict=False),
+                process_group=self._group,
+                no_dist=self._group is None,
+            ),
+        )
+
+    def wait(self) -> None:
+        """Returns once the last save is complete; raises as `save`."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._told(pending.result)
+
+    def load(self, parts: SavedParts) -> dict[str, Json] | None:
+        """Reads the newest complete state in place and tidies up what killed runs have left.
+
+        Returns:
+            The progress it was saved with, with its `step`; None: there is no state.
+
+        Raises:
+            CorruptObject: bytes differ from what was written; delete the state's folder to go on from
+                the one before it.
+        """
+        newest = [max(_complete(self._folder), default=None) if self._rank == 0 else None]
+        if self._group is not None:
+            distributed.broadcast_object_list(newest, src=0, group=self._group)
+        step = newest[0]
+        if self._rank == 0:
+            self._tidy()
+        if step is None:
+            return None
+        folder = self._folder.child(_name(step))
+        manifest = read_manifest(folder)
+        if manifest is None or "attempt" not in manifest.facts:
+            raise CorruptObject(
+                f"{folder.url}: expected a state of this version, found none; delete the folder to start over"
+            )
+        reader = StateReader(folder, manifest)
+        saved = reader.read_metadata().state_dict_metadata
+        tensors = parts.room_for(cast("dict[str, TensorStorageMetadata]", saved))
+        if tensors.keys() != saved.keys():
+            differ = ", ".join(sorted(tensors.keys() ^ saved.keys())[:5])
+            raise CorruptObject(f"{folder.url}: expected the tensors of this run, these differ: {differ}; delete it")
+        self._told(
+            lambda: load(
+                dict(tensors),
+                storage_reader=reader,
+                planner=DefaultLoadPlanner(flatten_state_dict=False),
+                process_group=self._group,
+                no_dist=self._group is None,
+            )
+        )
+        return reader.progress()
+
+    def _told(self, action: Callable[[], object]) -> None:
+        """Runs something of torch's; our own error comes out of what torch wraps around it."""
+        try:
+            action()
+        except CheckpointException as error:
+            causes = [cause for cause, _ in error.failures.values()]
+            for cause in causes:
+                if isinstance(cause, SailloftError):
+                    raise cause from error
+            raise InfrastructureError(f"{self._folder.url}: a state failed: {causes[0]!r}; run again") from error
+
+    def _tidy(self) -> None:
+        """Deletes all but the newest complete states, their manifests first, and what killed saves have left."""
+        kept = set(sorted(_complete(self._folder))[-self._kept :])
+        for info in sorted(self._folder.list(), key=lambda info: not info.key.endswith(f"/{MANIFEST_NAME}")):
+            if _step(info.key) not in kept:
+                self._folder.delete(info.key)
 
 
-def clear(objects: Objects) -> None:
+def clear(folder: Objects) -> None:
     """Deletes all states of a finished run."""
-    for info in list(objects.list()):
-        objects.delete(info.key)
+    for info in list(folder.list()):
+        folder.delete(info.key)
 
 
-def _folder(step: int) -> str:
+def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _finished(objects: Objects) -> list[int]:
-    return sorted(
-        int(info.key.split("/")[0].removeprefix("step-"))
-        for info in objects.list()
-        if info.key.endswith(f"/{MANIFEST_NAME}")
-    )
+def _step(key: str) -> int:
+    return int(key.split("/")[0].removeprefix("step-"))
 
 
-def _delete(objects: Objects, step: int) -> None:
-    objects.delete(f"{_folder(step)}/{MANIFEST_NAME}")
-    for info in list(objects.list(_folder(step))):
-        objects.delete(info.key)
+def _complete(folder: Objects) -> list[int]:
+    return [_step(info.key) for info in folder.list() if info.key.endswith(f"/{MANIFEST_NAME}")]

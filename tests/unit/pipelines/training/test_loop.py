@@ -25,11 +25,10 @@ from model.predictor import Predictor, Request
 from model.processor import Processor
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
-from pipelines.training import run_state
 from pipelines.training.config import MixtureEntry, TrainingConfig
 from pipelines.training.feed import TrainingFeed
-from pipelines.training.loop import Trainer, cpu_copy, learning_rate_factor, make_optimizers, parameter_count
-from pipelines.training.run_state import RunState
+from pipelines.training.loop import Trainer, learning_rate_factor, make_optimizers, parameter_count
+from pipelines.training.run_state import SavedParts, States
 from storage.masks import decode_mask
 from storage.objects import Objects
 from storage.schema import ImageRecord, Region, Task
@@ -57,7 +56,7 @@ def make_trainer(student_config: StudentConfig, recipe: TrainingConfig) -> Train
 
 
 def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return cpu_copy(trainer.model.state_dict())
+    return {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
 
 
 def gradients_of(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -217,22 +216,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     def after_step(step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         rows.append(dict(metrics))
         if step == 3:
-            states = {name: optimizer.state_dict() for name, optimizer in whole.optimizers.items()}
-            run_state.save(run_folder, RunState(step, weights_of(whole), states, list(rows)))
+            saved.update(weights_of(whole))
+            states.save(step, SavedParts(whole.model, whole.optimizers), {})
 
+    states = States(run_folder)
+    saved: dict[str, torch.Tensor] = {}
     whole.run(make_feed(recipe).batches(0), 0, after_step)
-    state = run_state.load_newest(run_folder)
-    assert state is not None
+    states.wait()
     resumed = make_trainer(student_config, recipe.model_copy(update={"seed": 99}))
     resumed.config = recipe
-    resumed.model.load_state_dict(dict(state.model))
-    for name, optimizer in resumed.optimizers.items():
-        optimizer.load_state_dict(dict(state.optimizers[name]))
-    resumed.run(make_feed(recipe).batches(state.step), state.step, lambda _, metrics, __: rows.append(dict(metrics)))
+    progress = states.load(SavedParts(resumed.model, resumed.optimizers))
+    assert progress == {"step": 3}
+    assert all(tensor.equal(saved[name]) for name, tensor in weights_of(resumed).items())
+    resumed.run(make_feed(recipe).batches(3), 3, lambda _, metrics, __: rows.append(dict(metrics)))
     expected = weights_of(whole)
     assert all(tensor.equal(expected[name]) for name, tensor in weights_of(resumed).items())
     assert [row["loss"] for row in rows[3:6]] == [row["loss"] for row in rows[6:]]
-    assert not expected["embed_tokens.weight"].equal(state.model["embed_tokens.weight"])
+    assert not expected["embed_tokens.weight"].equal(saved["embed_tokens.weight"])
 
 
 def test_sampled_points_differ_between_steps(make_feed: MakeFeed, student_config: StudentConfig) -> None:

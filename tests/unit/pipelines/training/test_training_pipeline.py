@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,18 +13,14 @@ from model.config import StudentConfig
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 from pipelines.progress import NullProgress
+from pipelines.training.beginning import first_model, first_tokenizer
 from pipelines.training.config import TrainingConfig, training_key
-from pipelines.training.loop import Trainer, make_optimizers
-from pipelines.training.pipeline import (
-    _as_sailloft_error,
-    _initial_model,
-    _Job,
-    _Keeper,
-    _publish,
-    _tokenizer,
-    train,
-)
-from pipelines.training.run_state import load_newest
+from pipelines.training.ema import MovingAverage
+from pipelines.training.keeper import Keeper, publish_checkpoint
+from pipelines.training.loop import Trainer, Wanted, make_optimizers
+from pipelines.training.pipeline import _as_sailloft_error, train
+from pipelines.training.run_state import States
+from pipelines.training.worker import Job
 from storage.corpus import Corpus
 from storage.errors import DataError, InfrastructureError, UsageError
 from storage.manifest import verify_manifest
@@ -34,27 +29,26 @@ from storage.objects import Objects
 INPUTS = {"corpus": "c"}
 
 
-class Meter:
-    """Stands for the actor that passes metrics to the driver."""
-
-    def __init__(self) -> None:
-        self.received: list[Mapping[str, float]] = []
-        self.put = SimpleNamespace(remote=self.received.append)
-
-
 @pytest.fixture
-def make_job(student_config: StudentConfig, run_folder: Objects) -> Callable[..., _Job]:
-    def make(**fields: object) -> _Job:
+def make_job(student_config: StudentConfig, run_folder: Objects) -> Callable[..., Job]:
+    def make(**fields: object) -> Job:
         config = TrainingConfig.model_validate({"num_steps": 6, "log_every": 2, "checkpoint_every": 3, **fields})
-        return _Job("memory://none", {}, student_config, config, run_folder.url, INPUTS, Meter())
+        return Job("memory://none", {}, student_config, config, run_folder.url, INPUTS)
 
     return make
 
 
-def make_trainer(job: _Job, rank: int = 0) -> Trainer:
+def make_trainer(job: Job, rank: int = 0) -> Trainer:
     model = PixelSail(job.student).init_weights(torch.Generator().manual_seed(4))
-    optimizers = make_optimizers(model, job.training)
-    return Trainer(model, optimizers, job.training, torch.device("cpu"), rank)
+    decay = job.training.ema_decay
+    return Trainer(
+        model,
+        make_optimizers(model, job.training),
+        job.training,
+        torch.device("cpu"),
+        rank,
+        average=None if decay is None else MovingAverage(model, decay),
+    )
 
 
 @pytest.fixture
@@ -69,14 +63,14 @@ def test_tokenizer_is_learnt_from_the_corpus(corpus: Corpus, student_config: Stu
     config = TrainingConfig(num_steps=1)
     student = student_config.model_copy(update={"vocab_size": 400})
     samples = list(corpus.samples(splits=["train"]))
-    tokenizer = _tokenizer(student, config, samples)
-    assert tokenizer.to_json() == _tokenizer(student, config, reversed(samples)).to_json()
+    tokenizer = first_tokenizer(student, config, samples)
+    assert tokenizer.to_json() == first_tokenizer(student, config, reversed(samples)).to_json()
     assert len(tokenizer.encode("describe")) == 1
     assert len(tokenizer.visual_prompts) == 5
 
 
 def test_fresh_weights_follow_from_the_seed(student_config: StudentConfig) -> None:
-    first, again, other = (_initial_model(student_config, TrainingConfig(num_steps=1, seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (first_model(student_config, TrainingConfig(num_steps=1, seed=seed)) for seed in (1, 1, 2))
     assert first.vis_embed.weight.equal(again.vis_embed.weight)
     assert not first.vis_embed.weight.equal(other.vis_embed.weight)
 
@@ -85,8 +79,8 @@ def test_training_can_start_from_a_checkpoint(
     student: PixelSail, student_config: StudentConfig, tokenizer: StudentTokenizer, checkpoint: Objects
 ) -> None:
     config = TrainingConfig(num_steps=1, seed=9, init=checkpoint.url)
-    assert _tokenizer(student_config, config, []).to_json() == tokenizer.to_json()
-    model = _initial_model(student_config, config)
+    assert first_tokenizer(student_config, config, []).to_json() == tokenizer.to_json()
+    model = first_model(student_config, config)
     for name, tensor in model.state_dict().items():
         if name.startswith("distillation_heads.") and name.endswith("weight"):
             assert not tensor.equal(student.state_dict()[name])
@@ -100,12 +94,15 @@ def test_a_checkpoint_of_another_student_is_refused(
 ) -> None:
     student = student_config.model_copy(update=fields)
     with pytest.raises(UsageError, match=rf"training\.init {checkpoint.url}: .* these differ: layers\."):
-        _initial_model(student, TrainingConfig(num_steps=1, init=checkpoint.url))
+        first_model(student, TrainingConfig(num_steps=1, init=checkpoint.url))
 
 
-def test_metrics_are_averaged_and_states_saved(make_job: Callable[..., _Job], run_folder: Objects) -> None:
-    job = make_job()
-    keeper = _Keeper(job, make_trainer(job), run_folder, [])
+def test_metrics_are_averaged_and_states_saved(make_job: Callable[..., Job], run_folder: Objects) -> None:
+    """Steps between the last row and the state are part of the state: the next row counts them too."""
+    states, reported = States(run_folder), []
+    trainer = make_trainer(make_job())
+    keeper = Keeper(trainer, states, reported.append)
+    assert keeper.resume() == 0
     for step in range(1, 7):
         keeper.after_step(step, {"loss": float(step), **({"mask_bce": 4.0} if step == 3 else {})}, {"step_s": 1.0})
     assert keeper.rows == [
@@ -113,30 +110,44 @@ def test_metrics_are_averaged_and_states_saved(make_job: Callable[..., _Job], ru
         {"step": 4, "loss": 3.5, "mask_bce": 4.0},
         {"step": 6, "loss": 5.5},
     ]
-    assert job.meter.received == [{**row, "step_s": 1.0} for row in keeper.rows]
-    state = load_newest(run_folder)
-    assert state is not None
-    assert state.step == 3
-    assert state.metrics == [{"step": 2, "loss": 1.5}]
+    assert reported == [{**row, "step_s": 1.0} for row in keeper.rows]
+    resumed = Keeper(make_trainer(make_job()), states, reported.append)
+    assert resumed.resume() == 3
+    assert resumed.rows == [{"step": 2, "loss": 1.5}]
+    for step in range(4, 7):
+        resumed.after_step(step, {"loss": float(step)}, {"step_s": 1.0})
+    assert resumed.rows == keeper.rows
 
 
-def test_only_the_first_rank_writes(make_job: Callable[..., _Job], run_folder: Objects) -> None:
-    job = make_job()
-    keeper = _Keeper(job, make_trainer(job, rank=1), run_folder, [])
+def test_only_the_first_rank_records(make_job: Callable[..., Job], run_folder: Objects) -> None:
+    reported: list[Mapping[str, float]] = []
+    keeper = Keeper(make_trainer(make_job(checkpoint_every=100), rank=1), States(run_folder), reported.append)
     for step in range(1, 7):
         keeper.after_step(step, {"loss": 1.0}, {"step_s": 1.0})
-    assert keeper.rows == []
-    assert list(run_folder.list()) == []
+    assert keeper.rows == reported == []
+
+
+@pytest.mark.parametrize("wanted", [Wanted.SAVE, Wanted.STOP])
+def test_a_wish_is_granted_with_a_state(make_job: Callable[..., Job], run_folder: Objects, wanted: Wanted) -> None:
+    """Complete when `after_step` returns: the process may be gone a moment later."""
+    trainer = make_trainer(make_job(checkpoint_every=100))
+    states = States(run_folder)
+    keeper = Keeper(trainer, states, lambda _: None)
+    keeper.after_step(1, {"loss": 1.0}, {})
+    trainer.agreed = wanted
+    keeper.after_step(2, {"loss": 1.0}, {})
+    assert "step-00000002/manifest.json" in {info.key for info in run_folder.list()}
+    assert Keeper(make_trainer(make_job()), states, lambda _: None).resume() == 2
 
 
 def test_a_checkpoint_is_published_without_distillation_heads(
-    make_job: Callable[..., _Job], tokenizer: StudentTokenizer, corpus: Corpus
+    make_job: Callable[..., Job], tokenizer: StudentTokenizer, corpus: Corpus
 ) -> None:
     job = make_job()
     trainer = make_trainer(job)
     output = Objects.open(job.output)
     output.put("model.safetensors", b"what a killed run left")
-    _publish(job, trainer, tokenizer, [{"step": 2.0, "loss": 0.5}])
+    publish_checkpoint(trainer, job.student, tokenizer, [{"step": 2.0, "loss": 0.5}], output, INPUTS)
     manifest = verify_manifest(output)
     assert manifest.key == training_key(job.student, job.training, INPUTS)
     assert sorted(entry.path for entry in manifest.files) == [
@@ -161,7 +172,25 @@ def test_a_checkpoint_is_published_without_distillation_heads(
     assert not list(output.child("state").list())
 
 
-def test_the_worker_s_own_error_comes_out(make_job: Callable[..., _Job]) -> None:
+def test_the_average_is_published_where_there_is_one(
+    make_job: Callable[..., Job], tokenizer: StudentTokenizer, run_folder: Objects
+) -> None:
+    job = make_job(ema_decay=0.75)
+    trainer = make_trainer(job)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(1.0)
+    assert trainer.average is not None
+    trainer.average.update()
+    publish_checkpoint(trainer, job.student, tokenizer, [], run_folder, INPUTS)
+    loaded, _ = load_checkpoint(run_folder)
+    for name, tensor in loaded.state_dict().items():
+        torch.testing.assert_close(tensor, before[name] + 0.25, rtol=0, atol=1e-6)
+    assert trainer.model.norm.weight[0] == before["norm.weight"][0] + 1
+
+
+def test_the_worker_s_own_error_comes_out(make_job: Callable[..., Job]) -> None:
     job = make_job()
     own = DataError("image x is torn")
     wrapped = RuntimeError("worker 0 failed")

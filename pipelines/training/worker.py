@@ -1,0 +1,123 @@
+"""One rank of a training run from its beginning to the checkpoint, free of Ray."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import distributed
+
+from model.config import StudentConfig
+from pipelines.training.beginning import first_model, first_tokenizer, resolved_student
+from pipelines.training.config import TrainingConfig
+from pipelines.training.ema import MovingAverage
+from pipelines.training.keeper import Keeper, publish_checkpoint
+from pipelines.training.loader import FeedSpec, StepPool, iterate
+from pipelines.training.loop import Trainer, Wanted, make_optimizers
+from pipelines.training.parallel import arrange
+from pipelines.training.run_state import States
+from storage.corpus import Corpus
+from storage.features import FeatureStore
+from storage.objects import Objects
+
+__all__ = ["Job", "Seat", "run_worker"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs, by value or by URL."""
+
+    corpus: str
+    features: Mapping[str, str]
+    """URL of the feature store of each teacher, by its kind."""
+    student: StudentConfig
+    training: TrainingConfig
+    output: str
+    inputs: Mapping[str, str]
+    """Content keys of the corpus and of the feature stores, by name."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A worker's place among the others; where there are several, their process group exists."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+def run_worker(
+    job: Job,
+    seat: Seat,
+    report: Callable[[Mapping[str, float]], None],
+    wanted: Callable[[], Wanted] = lambda: Wanted.NOTHING,
+    feed_pool: Callable[[FeedSpec], StepPool[Any]] | None = None,
+) -> bool:
+    """Trains from the newest state to the checkpoint.
+
+    Args:
+        job: the run.
+        seat: of this worker.
+        report: is told each row of metrics, in the first rank.
+        wanted: asked in each step what should happen behind it; all workers do the most that any of them wants.
+        feed_pool: makes the pool of a loader of the kind `ray`.
+
+    Returns:
+        Whether the checkpoint is written; otherwise the same run goes on from its state.
+
+    Raises:
+        SailloftError: bad data, storage trouble, or more skipped steps than the recipe allows.
+    """
+    config = job.training
+    if seat.device.type == "cuda":
+        torch.cuda.set_device(seat.device)
+    corpus = Corpus.open(job.corpus)
+    tokenizer = first_tokenizer(job.student, config, corpus.samples(splits=config.splits))
+    student = resolved_student(job.student, config, tokenizer)
+    output = Objects.open(job.output)
+    trainer = _trainer(student, config, seat, output.child("inspect"), wanted)
+    states = States(output.child("state"), config.survival.kept, seat.rank, seat.world_size)
+    keeper = Keeper(trainer, states, report)
+    first_step = keeper.resume()
+    if first_step:
+        logger.info("training goes on from step %d of %d", first_step, config.num_steps)
+    stores = {teacher: FeatureStore.open(url) for teacher, url in job.features.items()}
+    feed = FeedSpec(corpus, stores, student, tokenizer.to_json(), config, seat.rank, seat.world_size)
+    pool = None if feed_pool is None else partial(feed_pool, feed)
+    with closing(iterate(feed, config.loader, first_step, config.num_steps, seat.device, pool)) as batches:
+        finished = trainer.run(batches, first_step, keeper.after_step)
+    if finished:
+        publish_checkpoint(trainer, job.student, tokenizer, keeper.rows, output, job.inputs)
+        if seat.world_size > 1:
+            distributed.barrier()
+    return finished
+
+
+def _trainer(
+    student: StudentConfig, config: TrainingConfig, seat: Seat, inspection: Objects, wanted: Callable[[], Wanted]
+) -> Trainer:
+    model = first_model(student, config).to(seat.device)
+    model.gradient_checkpointing = config.gradient_checkpointing
+    if config.compile_layers:
+        for layer in model.layers:
+            layer.compile(dynamic=True)
+    parallel = arrange(model, config, seat.device, seat.rank, seat.world_size)
+    return Trainer(
+        model,
+        make_optimizers(model, config),
+        config,
+        seat.device,
+        seat.rank,
+        seat.world_size,
+        parallel,
+        None if config.ema_decay is None else MovingAverage(model, config.ema_decay),
+        inspection,
+        wanted,
+    )
