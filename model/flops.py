@@ -64,7 +64,8 @@ def attended_pairs(structure: Structure, *, padding: bool = False) -> int:
         structure: of a batch; conversations and images are stretches of neighbouring tokens.
         padding: whether padding, which looks at itself alone, counts.
     """
-    document, branch = structure.document.flatten(), structure.branch.flatten()
+    # On the host: each of the counts below would have a device waited for.
+    document, branch = structure.document.flatten().cpu(), structure.branch.flatten().cpu()
     real = document >= 0
     # Each token sees the tokens of branch 0 up to itself, ...
     shared = (branch == 0) & real
@@ -77,7 +78,7 @@ def attended_pairs(structure: Structure, *, padding: bool = False) -> int:
     own = branch > 0
     pairs += _triangles(document[own] * (int(branch.max()) + 1) + branch[own], diagonal=True)
     # ... and, within an image, those behind it.
-    prefix = structure.prefix.flatten()
+    prefix = structure.prefix.flatten().cpu()
     pairs += _triangles(prefix[prefix >= 0], diagonal=False)
     return pairs + int((~real).sum()) * padding
 

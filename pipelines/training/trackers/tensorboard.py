@@ -1,17 +1,24 @@
-"""TensorBoard's event files, written by tensorboardX."""
+"""TensorBoard's event files, through tensorboardX."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from pipelines.training.trackers.base import LocalCopy, TrackedRun
 
 __all__ = ["TensorBoardTracker"]
+
+_event: Any = event_pb2  # generated when it is imported, which hides its classes from the checker
+_summary: Any = summary_pb2
 
 
 class TensorBoardTracker:
@@ -19,32 +26,37 @@ class TensorBoardTracker:
 
     The file of a start at step S begins with the mark that has TensorBoard forget what earlier ones hold
     behind S. Event files grow, which object stores don't know, so they lie on a local disk first.
+
+    Events are written where they are logged: `SummaryWriter` hands them to a thread, which its `flush`
+    doesn't wait for, so that a killed run could lack points that its checkpoint is behind.
     """
 
     def __init__(self, run: TrackedRun) -> None:
         self._copy = LocalCopy(run.logs.child("tensorboard"))
-        self._writer = SummaryWriter(
-            str(self._copy.folder),
-            purge_step=run.first_step + 1 if run.first_step else None,
-            # Names have seconds in them, and a file of the same name would be overwritten.
-            filename_suffix=f".{run.first_step}.{os.getpid()}",
-        )
+        # Names have seconds in them, and a file of the same name would be overwritten.
+        self._events = EventsWriter(str(self._copy.folder / "events"), f".{run.first_step}.{os.getpid()}")
+        if run.first_step:
+            self._write(run.first_step + 1, session_log=_event.SessionLog(status=_event.SessionLog.START))
 
     def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        points = [value for name, number in values.items() for value in summary.scalar(name, number).value]
+        self._write(step, summary=_summary.Summary(value=points))
 
     def log_image(self, step: int, name: str, image: Image.Image) -> None:
         """See `Tracker`."""
-        self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        pixels = np.asarray(image.convert("RGB"))
+        self._write(step, summary=summary.image(name, pixels, dataformats="HWC"))
 
     def flush(self) -> None:
         """See `Tracker`."""
-        self._writer.flush()
+        self._events.flush()
         self._copy.push()
 
     def close(self, *, finished: bool) -> None:
         """See `Tracker`."""
-        self._writer.close()
+        self._events.close()
         self._copy.close()
+
+    def _write(self, step: int, **content: object) -> None:
+        self._events.write_event(_event.Event(step=step, wall_time=time.time(), **content))

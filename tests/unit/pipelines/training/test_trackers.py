@@ -90,15 +90,25 @@ LOSS = [(step, round(1 / step, 6)) for step in range(1, 6)]
 
 def test_tensorboard_shows_each_point_once(tmp_path: Path) -> None:
     logs = Objects.open(str(tmp_path))
-    first = TensorBoardConfig().build(run_at(logs))
-    interrupted(first)
-    first.close(finished=False)
+    killed = TensorBoardConfig().build(run_at(logs))
+    interrupted(killed)
+    killed.flush()
     resumed(TensorBoardConfig().build(run_at(logs, first_step=2)))
     events = events_of(tmp_path / "tensorboard")
     assert sum(value.tag == "train/loss" for event in events for value in event.summary.value) == 7
     assert shown(events) == {"train/loss": LOSS, "family/refcoco": [(1, 1.0), (2, 2.0)]}
+    killed.close(finished=False)
     pictures = [value.image for event in events for value in event.summary.value if value.tag == "validation/0"]
     assert (pictures[0].height, pictures[0].width, pictures[0].encoded_image_string[:4]) == (4, 6, b"\x89PNG")
+
+
+def test_what_was_flushed_outlives_a_kill(tmp_path: Path) -> None:
+    killed = TensorBoardConfig().build(run_at(Objects.open(str(tmp_path))))
+    for step in range(1, 101):
+        killed.log_scalars(step, {"train/loss": 1 / step})
+    killed.flush()
+    assert len(shown(events_of(tmp_path / "tensorboard"))["train/loss"]) == 100
+    killed.close(finished=False)
 
 
 def test_event_files_reach_an_object_store_at_each_flush() -> None:
