@@ -21,7 +21,7 @@ from torch.nn import functional
 from storage.codecs import StoredFeature
 from storage.errors import UsageError
 
-__all__ = ["FeatureTargets", "plain_targets", "stack_targets"]
+__all__ = ["FeatureTargets", "join_targets", "plain_targets", "stack_targets"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,27 @@ class FeatureTargets:
             mean=moved(self.mean),
             rotation=moved(self.rotation),
         )
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Targets of one kind (shape, dtype, scales) can be joined."""
+        return (*self.values.shape[1:], self.values.dtype, None if self.scale is None else self.scale.shape[1])
+
+    def images(self) -> list[FeatureTargets]:
+        """The same, each image by itself."""
+        size = self.values[0].numel()
+        owner = self.outlier_place // size
+        return [
+            replace(
+                self,
+                values=self.values[number : number + 1],
+                scale=None if self.scale is None else self.scale[number : number + 1],
+                offset=None if self.offset is None else self.offset[number : number + 1],
+                outlier_place=self.outlier_place[owner == number] - number * size,
+                outlier_value=self.outlier_value[owner == number],
+            )
+            for number in range(len(self))
+        ]
 
     def coefficients(self) -> Float[Tensor, "images channels rows columns"]:
         """What the integers stand for, float32: principal components for `klt`, else the features."""
@@ -142,6 +163,25 @@ def plain_targets(features: Float[Tensor, "images channels rows columns"]) -> Fe
     """Features that were never stored, as they are."""
     nothing = torch.zeros(0, device=features.device)
     return FeatureTargets(features, None, None, nothing.long(), nothing, None, None)
+
+
+def join_targets(pieces: Sequence[FeatureTargets]) -> FeatureTargets:
+    """Targets of one kind, device and basis as one batch, in the given order."""
+    first, sizes = pieces[0], [piece.values.numel() for piece in pieces]
+    starts = [sum(sizes[:number]) for number in range(len(pieces))]
+    return replace(
+        first,
+        values=torch.cat([piece.values for piece in pieces]),
+        scale=_joined([piece.scale for piece in pieces]),
+        offset=_joined([piece.offset for piece in pieces]),
+        outlier_place=torch.cat([piece.outlier_place + start for piece, start in zip(pieces, starts, strict=True)]),
+        outlier_value=torch.cat([piece.outlier_value for piece in pieces]),
+    )
+
+
+def _joined(rows: Sequence[Tensor | None]) -> Tensor | None:
+    known = [row for row in rows if row is not None]
+    return torch.cat(known) if known else None
 
 
 def _stacked(rows: Sequence[np.ndarray]) -> Tensor | None:

@@ -66,6 +66,7 @@ __all__ = [
     "WrittenShard",
     "publish_part",
     "read_shard",
+    "stored_row",
     "write_part_metadata",
     "write_shard",
     "written_shards",
@@ -164,7 +165,7 @@ class ShardWriter:
         Raises:
             ValueError: a row that doesn't fit the array.
         """
-        return encode_row(_encode(row, self._array, self._codec), self._array, self._codec)
+        return encode_row(stored_row(row, self._array, self._codec), self._array, self._codec)
 
     def add(self, slot: int, encoded: EncodedRow) -> None:
         """Takes an encoded row as that of `slot`, counted from 0 within the shard."""
@@ -330,7 +331,12 @@ def _metadata(plan: PartPlan, description: PartDescription, codec: Codec) -> dic
     return {"zarr.json": group_json(description, plan), **arrays, **calibration}
 
 
-def _encode(row: FeatureRow, array: ArrayPlan, codec: Codec) -> ShardRow:
+def stored_row(row: FeatureRow, array: ArrayPlan, codec: Codec) -> ShardRow:
+    """A row as its array will hold it; values that the encoding can't hold make a rejected one.
+
+    Raises:
+        ValueError: a row that doesn't fit the array.
+    """
     if class_cells(row.height * row.width) != array.cells:
         raise ValueError(f"image {row.image_id}: a grid of {row.height}x{row.width} doesn't belong in {array.name}")
     if row.values is None:

@@ -49,6 +49,7 @@ __all__ = [
     "plain_tail",
     "read_tail",
     "tail_bytes_guess",
+    "unpack_row",
 ]
 
 _MAGIC = b"SLSHARD2"
@@ -278,6 +279,17 @@ def decode_chunk(
         CorruptObject: the chunk's size or checksum is wrong, or the row holds nothing.
     """
     body, _ = checked_chunk(chunk, row.image_id)
+    return _unpacked(body, row, array, codec, allocate)
+
+
+def unpack_row(encoded: EncodedRow, array: ArrayPlan, codec: Codec) -> StoredFeature:
+    """The stored features of a row that `encode_row` has packed and nobody has written yet; raises as `decode_chunk`."""
+    return _unpacked(memoryview(encoded.chunk), encoded.row, array, codec, None)
+
+
+def _unpacked(
+    body: memoryview, row: ShardRow, array: ArrayPlan, codec: Codec, allocate: Allocate | None
+) -> StoredFeature:
     if row.stored is None:
         raise CorruptObject(f"image {row.image_id}: the row was rejected and holds no features")
     try:

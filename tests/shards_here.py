@@ -21,6 +21,7 @@ def run_shards_here(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResul
         records = [corpus.image(task.shard.rows[position].image_id) for position in batch.positions]
         return lambda: prepare_batch(job.teacher, records, batch.input_size)
 
-    worker = ShardWorker(job.teacher.build, job.part, job.codec, start, 1)
+    antialias = job.features.grid_stride_px is not None
+    worker = ShardWorker(job.teacher.build, job.part, job.codec, start, 1, antialias=antialias)
     for task in tasks:
         yield worker.run(task)

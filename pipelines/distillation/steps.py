@@ -97,7 +97,9 @@ def prepare_batch(
     return batch, failures
 
 
-def compute_features(teacher: Teacher, batch: Tensor, failures: Mapping[int, str]) -> tuple[Tensor, dict[int, str]]:
+def compute_features(
+    teacher: Teacher, batch: Tensor, failures: Mapping[int, str], *, on_device: bool = False
+) -> tuple[Tensor, dict[int, str]]:
     """Runs the teacher; an image on which it fails becomes zeros, and the batch is repeated.
 
     So the features of the others are those of the same batch without the culprit, whenever and
@@ -107,10 +109,11 @@ def compute_features(teacher: Teacher, batch: Tensor, failures: Mapping[int, str
         teacher: the teacher.
         batch: inputs [batch, 3, height, width].
         failures: images that are zeros already, and why.
+        on_device: leave the features on the teacher's device.
 
     Returns:
-        Features [batch, channels, rows, columns] on the CPU, of no meaning where an image failed;
-        and all failures by position.
+        Features [batch, channels, rows, columns], on the CPU unless asked for otherwise, of no meaning
+        where an image failed; and all failures by position.
 
     Raises:
         InfrastructureError: the teacher fails on zeros too, so that no image is to blame.
@@ -118,7 +121,8 @@ def compute_features(teacher: Teacher, batch: Tensor, failures: Mapping[int, str
     failed = dict(failures)
     while True:
         try:
-            features = teacher.forward(batch).cpu()
+            features = teacher.forward(batch)
+            features = features if on_device else features.cpu()
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, ArithmeticError) as error:

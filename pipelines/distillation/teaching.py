@@ -48,7 +48,7 @@ from storage.objects import Objects
 from storage.stored_features import Codec
 from teachers.registry import TeacherConfig, teacher_card
 
-__all__ = ["Job", "OnPlan", "RunShards", "Teaching", "teaching_of"]
+__all__ = ["Job", "OnPlan", "RunShards", "Teaching", "store_description", "teaching_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -268,8 +268,22 @@ def teaching_of(
     corpus: Corpus, teacher: TeacherConfig, features: FeaturesConfig, codec: Codec, output: Objects
 ) -> Teaching:
     """One corpus, one teacher, one store, with the keys that follow from them; see `Teaching`."""
-    card, features = teacher_card(teacher), features.resolved(teacher)
-    fingerprint = feature_fingerprint(card.fingerprint, features, teacher.student_source)
+    description = store_description(teacher, features, codec)
+    return Teaching(
+        corpus,
+        teacher,
+        features.resolved(teacher),
+        output,
+        codec,
+        description,
+        store_key(description.fingerprint, description.encoding),
+        teacher_card(teacher).fingerprint,
+    )
+
+
+def store_description(teacher: TeacherConfig, features: FeaturesConfig, codec: Codec) -> PartDescription:
+    """What all parts of a store have in common, that holds this teacher in this encoding."""
+    card = teacher_card(teacher)
     # Neither paths nor pool sizes: the same for everybody who computes these features.
     geometry: dict[str, Json] = {"teacher": teacher.kind, "grid": features.grid}
     if features.grid == "student" and features.student is not None:
@@ -277,16 +291,8 @@ def teaching_of(
             "source": teacher.student_source,
             "student": cast("dict[str, Json]", features.student.hashed_fields()),
         }
-    return Teaching(
-        corpus,
-        teacher,
-        features,
-        output,
-        codec,
-        PartDescription(fingerprint, codec.encoding, card.num_channels, geometry),
-        store_key(fingerprint, codec.encoding),
-        card.fingerprint,
-    )
+    fingerprint = feature_fingerprint(card.fingerprint, features, teacher.student_source)
+    return PartDescription(fingerprint, codec.encoding, card.num_channels, geometry)
 
 
 class _Tally:

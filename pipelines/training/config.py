@@ -153,9 +153,13 @@ class TrainingConfig(RecipeModel):
     """Share of the steps in which the learning rate rises linearly; cosine to 0 follows."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Bound of the gradient's global norm."""
-    teacher_mode: Literal["cached", "online", "hybrid"] = Field(default="cached", json_schema_extra={"hashed": False})
-    """Where the teachers' features come from: `cached` from the stores alone, `online` from the teachers, which run
-    beside the student, `hybrid` from the stores where they have them and else from the teachers."""
+    teacher_mode: Literal["cached", "online", "hybrid"] = "cached"
+    """Where teachers' features come from. `cached`: the stores, complete before training begins. `online`: the
+    teachers, which run beside the student in every step; there is no store. `hybrid`: the stores as far as
+    they go; what they lack is computed in the training process, once, and written back. The three give the same
+    loss to rounding and the error of coding, but not the same bits, so that each has an address of its own."""
+    hybrid_part_images: int = Field(default=256, gt=0, json_schema_extra={"hashed": False})
+    """Images that a worker has computed in `hybrid` until it writes them back; it also does so at checkpoints."""
     losses: LossWeights = LossWeights()
     """Weights of the loss terms."""
     turns: Literal["chained", "branched"] = "chained"
