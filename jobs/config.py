@@ -65,7 +65,8 @@ class Recipe(RecipeModel):
     @model_validator(mode="after")
     def _teachers_on_their_device(self) -> Self:
         # The process that names features by fingerprints has no accelerator; the recipe knows what the teachers get.
-        device = "cuda" if self.features.num_gpus_per_actor else "cpu"
+        beside = self.training.teacher_mode == "online"
+        device = "cuda" if (self.training.use_gpu if beside else self.features.num_gpus_per_actor) else "cpu"
         # Frozen for everybody else: from here on a resolved recipe has no `auto` dtype.
         object.__setattr__(self, "teachers", tuple(on_device(teacher, device) for teacher in self.teachers))
         return self

@@ -11,8 +11,7 @@ from jobs.display import format_seconds
 from jobs.flow import Located, Stage, State, Timings
 from jobs.runner import open_workspace
 from jobs.session import ray_session
-from jobs.stages import plan_stages, teach_name
-from pipelines.calibration.steps import codec_for
+from jobs.stages import feature_store, plan_stages, store_codec
 from pipelines.distillation.forecast import TeachForecast, forecast_teaching
 from pipelines.distillation.missing import Missing, find_missing
 from pipelines.distillation.probe import Probe, probe_images
@@ -86,7 +85,9 @@ def plan_recipe(recipe: Recipe, num_probe: int = 0, verbose: bool = False) -> Re
     if corpus is None or not corpus.complete:
         return RecipePlan(recipe.name, shown, ())
     opened = Corpus.open(corpus.objects)
-    forecasts = [_forecast(recipe, teacher, opened, outputs, num_probe, verbose) for teacher in recipe.teachers]
+    # Teachers that run beside the student compute each image anew: what they take belongs to the training.
+    taught = () if recipe.training.teacher_mode == "online" else recipe.teachers
+    forecasts = [_forecast(recipe, teacher, opened, outputs, num_probe, verbose) for teacher in taught]
     return RecipePlan(recipe.name, shown, tuple(forecasts))
 
 
@@ -114,12 +115,9 @@ def _forecast(
     num_probe: int,
     verbose: bool,
 ) -> TeachForecast:
-    target = outputs.get(teach_name(teacher))
-    codec: Codec | None = None
-    if target is not None:
-        calibration = outputs.get(f"calibrate {teacher.kind}")
-        codec = codec_for(recipe.features, None if calibration is None else calibration.objects)
-    missing = find_missing(corpus, teacher, recipe.features, codec, None if target is None else target.readable)
+    codec = store_codec(recipe, teacher, outputs)
+    store = None if codec is None else feature_store(open_workspace(recipe), recipe, teacher, codec).objects
+    missing = find_missing(corpus, teacher, recipe.features, codec, store)
     probe, num_cpus = None, recipe.cluster.num_cpus
     if num_probe and missing.sizes:
         probe, num_cpus = _probe(recipe, teacher, corpus, codec, missing, num_probe, verbose)

@@ -43,8 +43,11 @@ def report_inputs(recipe: Recipe, outputs: Outputs, timings: Timings) -> ReportI
         title=f"Sailloft: {recipe.name}",
         recipe=shown_recipe(recipe),
         corpus=Corpus.open(outputs["curate"].objects),
+        # Where teachers ran beside the student, no stage has made their features.
         features=[
-            (teacher.kind, FeatureStore.open(outputs[f"teach {teacher.kind}"].readable)) for teacher in recipe.teachers
+            (teacher.kind, FeatureStore.open(outputs[f"teach {teacher.kind}"].readable))
+            for teacher in recipe.teachers
+            if f"teach {teacher.kind}" in outputs
         ],
         evaluations=[_manifest(evaluation)],
         predictions=read_predictions(evaluation),

@@ -12,19 +12,22 @@ from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curation_key
 from pipelines.distillation.forecast import ImageCounts, forecast_teaching
 from pipelines.distillation.plan import TeachPlan, coverage_key, coverage_path, feature_fingerprint, store_key
+from pipelines.distillation.teaching import store_description
 from pipelines.evaluation.config import evaluation_key
 from pipelines.progress import Progress
 from pipelines.report import build_report, report_key
 from pipelines.scenes.config import ScenesConfig
 from pipelines.scenes.generate import scenes_key
 from pipelines.training.config import training_key
+from pipelines.training.teacher_modes import TeacherBeside, teacher_beside
+from pipelines.training.write_back import StoreToFill
 from storage.codecs import Codec
 from storage.corpus import Corpus
 from storage.errors import UsageError
 from storage.objects import Objects
 from teachers.registry import TeacherCard, TeacherConfig, teacher_card
 
-__all__ = ["COMMANDS", "FORECASTS", "plan_stages", "teach_name"]
+__all__ = ["COMMANDS", "FORECASTS", "feature_store", "plan_stages", "store_codec", "teach_name"]
 
 FORECASTS = "runs/forecasts"
 """Prefix, below the workspace, of what each run of `teach` expected before it began."""
@@ -51,10 +54,13 @@ def plan_stages(recipe: Recipe, timings: Timings, until: str | None = None) -> l
     if recipe.scenes is not None:
         stages.append(_scenes(workspace, recipe.scenes))
     stages.append(_curate(workspace, recipe))
+    mode = recipe.training.teacher_mode
     for teacher in recipe.teachers:
-        if _needs_calibration(recipe):
+        if mode != "online" and _needs_calibration(recipe):
             stages.append(_calibrate(workspace, recipe, teacher))
-        stages.append(_teach(workspace, recipe, teacher))
+        # A store that training completes may be filled before, but needn't be.
+        if mode == "cached" or (mode == "hybrid" and until == "teach"):
+            stages.append(_teach(workspace, recipe, teacher))
     stages.append(_train(workspace, recipe))
     stages.append(_evaluate(workspace, recipe))
     stages.append(_report(workspace, recipe, timings))
@@ -121,19 +127,34 @@ def _calibrate(workspace: Objects, recipe: Recipe, teacher: TeacherConfig) -> St
     return Stage(f"calibrate {teacher.kind}", "teach", ("curate",), locate, run)
 
 
+def _calibrated(recipe: Recipe, teacher: TeacherConfig) -> list[str]:
+    """Name of the stage that calibrates a teacher's encoding, if there is one."""
+    return [f"calibrate {teacher.kind}"] if _needs_calibration(recipe) else []
+
+
+def store_codec(recipe: Recipe, teacher: TeacherConfig, outputs: Outputs) -> Codec | None:
+    """How a teacher's features are encoded; None: the encoding has yet to be calibrated."""
+    for calibrated in _calibrated(recipe, teacher):
+        located = outputs.get(calibrated)
+        return None if located is None or not located.complete else codec_for(recipe.features, located.objects)
+    return codec_for(recipe.features)
+
+
+def feature_store(workspace: Objects, recipe: Recipe, teacher: TeacherConfig, codec: Codec) -> Located:
+    """Where a teacher's features lie, which several corpora share: key and prefix of the store."""
+    address = store_key(_feature_fingerprint(recipe, teacher), codec.encoding)
+    store = workspace.child(f"features/{address}")
+    return Located(address, store, store)
+
+
 def _teach(workspace: Objects, recipe: Recipe, teacher: TeacherConfig) -> Stage:
-    calibrated = f"calibrate {teacher.kind}" if _needs_calibration(recipe) else None
-
-    def codec(outputs: Outputs) -> Codec:
-        return codec_for(recipe.features, outputs[calibrated].objects if calibrated else None)
-
     def locate(outputs: Outputs, progress: Progress | None) -> Located | None:
-        if calibrated and not outputs[calibrated].complete:
+        codec = store_codec(recipe, teacher, outputs)
+        if codec is None:
             return None
-        store_address = store_key(_feature_fingerprint(recipe, teacher), codec(outputs).encoding)
-        store = workspace.child(f"features/{store_address}")
-        key = coverage_key(store_address, outputs["curate"].key, recipe.features)
-        return Located(key, store.child(coverage_path(key)), store)
+        store = feature_store(workspace, recipe, teacher, codec)
+        key = coverage_key(store.key, outputs["curate"].key, recipe.features)
+        return Located(key, store.objects.child(coverage_path(key)), store.objects)
 
     def run(outputs: Outputs, target: Located, progress: Progress) -> None:
         from pipelines.distillation.pipeline import teach
@@ -145,9 +166,11 @@ def _teach(workspace: Objects, recipe: Recipe, teacher: TeacherConfig) -> Stage:
             forecast = forecast_teaching(teacher.kind, images, plan, num_channels, recipe.features, recipe.costs)
             workspace.put(f"{FORECASTS}/{target.key}.json", json.dumps(forecast.to_json(), indent=1).encode())
 
-        teach(corpus, teacher, recipe.features, codec(outputs), target.readable, progress, note)
+        codec = store_codec(recipe, teacher, outputs)
+        assert codec is not None  # the calibration comes before
+        teach(corpus, teacher, recipe.features, codec, target.readable, progress, note)
 
-    return Stage(teach_name(teacher), "teach", ("curate", *([calibrated] if calibrated else [])), locate, run)
+    return Stage(teach_name(teacher), "teach", ("curate", *_calibrated(recipe, teacher)), locate, run)
 
 
 def _feature_fingerprint(recipe: Recipe, teacher: TeacherConfig) -> str:
@@ -165,34 +188,92 @@ def _card(teacher: TeacherConfig) -> TeacherCard:
 
 
 def _train(workspace: Objects, recipe: Recipe) -> Stage:
-    def locate(outputs: Outputs, progress: Progress | None) -> Located:
-        key = training_key(recipe.student, recipe.training, training_inputs(recipe, outputs))
+    def locate(outputs: Outputs, progress: Progress | None) -> Located | None:
+        inputs = training_inputs(workspace, recipe, outputs)
+        if inputs is None:
+            return None
+        key = training_key(recipe.student, recipe.training, inputs)
         return Located(key, workspace.child(f"train/{key}"))
 
     def run(outputs: Outputs, target: Located, progress: Progress) -> None:
         from pipelines.training.pipeline import train
 
+        inputs = training_inputs(workspace, recipe, outputs)
+        assert inputs is not None  # located by them
         train(
             Corpus.open(outputs["curate"].objects),
-            {teacher.kind: outputs[teach_name(teacher)].readable.url for teacher in recipe.teachers},
+            _training_stores(workspace, recipe, outputs),
             recipe.student,
             recipe.training,
             target.objects,
             progress,
-            training_inputs(recipe, outputs),
+            inputs,
+            _teachers_beside(workspace, recipe, outputs),
         )
 
     def complete(outputs: Outputs, target: Located) -> bool:
         """A run that was killed right behind its checkpoint has states to clear yet."""
         return target.complete and next(iter(target.objects.child("state").list()), None) is None
 
-    return Stage("train", "train", ("curate", *map(teach_name, recipe.teachers)), locate, run, complete=complete)
+    return Stage("train", "train", ("curate", *_before_training(recipe)), locate, run, complete=complete)
 
 
-def training_inputs(recipe: Recipe, outputs: Outputs) -> dict[str, str]:
-    """Content keys of what training reads, by name."""
-    features = {f"features/{teacher.kind}": outputs[teach_name(teacher)].key for teacher in recipe.teachers}
-    return {"corpus": outputs["curate"].key, **features}
+def _before_training(recipe: Recipe) -> list[str]:
+    """Stages whose outputs training reads, beside the corpus."""
+    mode = recipe.training.teacher_mode
+    if mode == "cached":
+        return [teach_name(teacher) for teacher in recipe.teachers]
+    return [name for teacher in recipe.teachers for name in _calibrated(recipe, teacher)] if mode == "hybrid" else []
+
+
+def training_inputs(workspace: Objects, recipe: Recipe, outputs: Outputs) -> dict[str, str] | None:
+    """Content keys of what training reads, by name; None while an encoding has yet to be calibrated.
+
+    `cached` reads what a store says of the corpus; `hybrid` the store, whatever it holds of it by now; and
+    `online` the teachers themselves, on their grid.
+    """
+    inputs = {"corpus": outputs["curate"].key}
+    for teacher in recipe.teachers:
+        if recipe.training.teacher_mode == "cached":
+            inputs[f"features/{teacher.kind}"] = outputs[teach_name(teacher)].key
+        elif recipe.training.teacher_mode == "online":
+            inputs[f"teacher/{teacher.kind}"] = _feature_fingerprint(recipe, teacher)
+        else:
+            codec = store_codec(recipe, teacher, outputs)
+            if codec is None:
+                return None
+            inputs[f"store/{teacher.kind}"] = feature_store(workspace, recipe, teacher, codec).key
+    return inputs
+
+
+def _training_stores(workspace: Objects, recipe: Recipe, outputs: Outputs) -> dict[str, str]:
+    """URLs of the feature stores that training reads, by the teacher's kind."""
+    if recipe.training.teacher_mode == "cached":
+        return {teacher.kind: outputs[teach_name(teacher)].readable.url for teacher in recipe.teachers}
+    return {
+        beside.config.kind: beside.store.url
+        for beside in _teachers_beside(workspace, recipe, outputs)
+        if beside.store is not None
+    }
+
+
+def _teachers_beside(workspace: Objects, recipe: Recipe, outputs: Outputs) -> list[TeacherBeside]:
+    """The teachers that run beside the student, each with the store that it completes."""
+    mode = recipe.training.teacher_mode
+    if mode == "cached":
+        return []
+    if mode == "online":
+        return [teacher_beside(teacher, recipe.features) for teacher in recipe.teachers]
+    return [_completing(workspace, recipe, teacher, outputs) for teacher in recipe.teachers]
+
+
+def _completing(workspace: Objects, recipe: Recipe, teacher: TeacherConfig, outputs: Outputs) -> TeacherBeside:
+    codec = store_codec(recipe, teacher, outputs)
+    assert codec is not None  # the calibration comes before training
+    store = feature_store(workspace, recipe, teacher, codec)
+    description = store_description(teacher, recipe.features, codec)
+    target = StoreToFill(store.objects.url, store.key, description, codec)
+    return teacher_beside(teacher, recipe.features, target)
 
 
 def teach_name(teacher: TeacherConfig) -> str:
@@ -215,7 +296,7 @@ def _evaluate(workspace: Objects, recipe: Recipe) -> Stage:
 
 
 def _report(workspace: Objects, recipe: Recipe, timings: Timings) -> Stage:
-    inputs = ("curate", *map(teach_name, recipe.teachers), "train", "evaluate")
+    inputs = ("curate", *_before_training(recipe), "train", "evaluate")
 
     def locate(outputs: Outputs, progress: Progress | None) -> Located | None:
         key = report_key(shown_recipe(recipe), {name: located.key for name, located in outputs.items()})

@@ -283,7 +283,7 @@ def decode_chunk(
 
 
 def unpack_row(encoded: EncodedRow, array: ArrayPlan, codec: Codec) -> StoredFeature:
-    """The stored features of a row that `encode_row` has packed and nobody has written yet; raises as `decode_chunk`."""
+    """The stored features of a row that `encode_row` has packed; raises as `decode_chunk`."""
     return _unpacked(memoryview(encoded.chunk), encoded.row, array, codec, None)
 
 

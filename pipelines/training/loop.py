@@ -97,6 +97,8 @@ class Trainer:
     """Folder for the batches of skipped steps; None: they aren't kept."""
     wanted: Callable[[], Wanted] = field(default=lambda: Wanted.NOTHING)
     """Asked once in each step: what should happen behind it. The ranks do the most that any of them wants."""
+    complete: Callable[[TrainingBatch], TrainingBatch] = field(default=lambda batch: batch)
+    """Adds to a batch the features that no store has, see `pipelines.training.teacher_modes`."""
     guard: Guard = field(init=False)
     agreed: Wanted = field(init=False, default=Wanted.NOTHING)
     """What the ranks have agreed on in the last step."""
@@ -190,7 +192,7 @@ class Trainer:
         for place, ((number, batch), weight) in enumerate(pieces):
             self._parallel.begin_micro_batch(is_last=place == len(pieces) - 1)
             share = weight * batch.num_documents / self.config.batch_rows
-            losses = self._losses(batch.to(self.device), step, number)
+            losses = self._losses(self.complete(batch).to(self.device), step, number)
             (losses.total * share).backward()
             if weight:
                 found = {"loss": losses.total.detach(), **losses.terms}

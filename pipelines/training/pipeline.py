@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from pipelines.training.loader import FailedStep, FeedSpec, StepWorker
 from pipelines.training.loop import Wanted
 from pipelines.training.meter import Meter, progress_facts
 from pipelines.training.packed_step import PackedStep
+from pipelines.training.teacher_modes import TeacherBeside
 from pipelines.training.worker import Job, Seat, run_worker
 from storage.corpus import Corpus
 from storage.errors import DataError, InfrastructureError, SailloftError, UsageError
@@ -48,6 +49,7 @@ def train(
     output: Objects,
     progress: Progress,
     inputs: Mapping[str, str],
+    teachers: Sequence[TeacherBeside] = (),
 ) -> Manifest:
     """Trains a student, or finds it present.
 
@@ -55,12 +57,13 @@ def train(
 
     Args:
         corpus: samples and images.
-        features: URL of the feature store of each teacher, by its kind.
+        features: URL of the feature store of each teacher, by its kind; in `hybrid` it may not exist yet.
         student: architecture.
         config: the run.
         output: folder of the checkpoint.
         progress: is told about steps and losses.
-        inputs: content keys of the corpus and of the feature stores, by name.
+        inputs: content keys of the corpus and of the feature stores or teachers, by name.
+        teachers: those that run beside the student; none if the mode is `cached`.
 
     Returns:
         The manifest of the checkpoint: `config.json`, `model.safetensors`, `tokenizer.json`, `metrics.jsonl`.
@@ -72,7 +75,7 @@ def train(
     if present is not None:
         run_state.clear(output.child("state"))  # left where a run was killed right behind its checkpoint
         return present
-    job = Job(corpus.objects.url, dict(features), student, config, output.url, dict(inputs))
+    job = Job(corpus.objects.url, dict(features), student, config, output.url, dict(inputs), tuple(teachers))
     _fit(job, ray.remote(num_cpus=0)(Meter).remote(), progress)
     run_state.clear(output.child("state"))
     manifest = read_manifest(output)

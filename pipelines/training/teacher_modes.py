@@ -109,12 +109,12 @@ class TeachersBeside:
             InfrastructureError: the teacher fails whatever the image, or storage stays out of reach.
             TooManyRejects: it fails on more images than `features.max_reject_share`.
         """
-        features = dict(batch.features)
+        features, device = dict(batch.features), batch.labels.device
         for kind, source in self._sources.items():
             missing = batch.missing.get(kind, ())
             if missing:
                 found = source.targets({image_id: pixels for _, image_id, pixels in missing})
-                computed = [(number, found[image_id]) for number, image_id, _ in missing if image_id in found]
+                computed = [(number, found[name].to(device)) for number, name, _ in missing if name in found]
                 features[kind] = _with(features.get(kind, {}), computed, batch.inputs.grids)
         return replace(batch, features=features, missing={})
 

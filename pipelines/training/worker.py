@@ -21,6 +21,7 @@ from pipelines.training.loader import FeedSpec, StepPool, iterate
 from pipelines.training.loop import Trainer, Wanted, make_optimizers
 from pipelines.training.parallel import arrange
 from pipelines.training.run_state import States
+from pipelines.training.teacher_modes import TeacherBeside, TeachersBeside
 from storage.corpus import Corpus
 from storage.features import FeatureStore
 from storage.objects import Objects
@@ -36,12 +37,14 @@ class Job:
 
     corpus: str
     features: Mapping[str, str]
-    """URL of the feature store of each teacher, by its kind."""
+    """URL of the feature store of each teacher, by its kind; a store that training fills may not exist yet."""
     student: StudentConfig
     training: TrainingConfig
     output: str
     inputs: Mapping[str, str]
-    """Content keys of the corpus and of the feature stores, by name."""
+    """Content keys of the corpus and of the feature stores or teachers, by name."""
+    teachers: tuple[TeacherBeside, ...] = ()
+    """Those that run beside the student."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,23 @@ def run_worker(
     first_step = keeper.resume()
     if first_step:
         logger.info("training goes on from step %d of %d", first_step, config.num_steps)
-    stores = {teacher: FeatureStore.open(url) for teacher, url in job.features.items()}
+    fills = config.teacher_mode == "hybrid"
+    stores = {teacher: FeatureStore.open(url, absent_ok=fills) for teacher, url in job.features.items()}
     feed = FeedSpec(corpus, stores, student, tokenizer.to_json(), config, seat.rank, seat.world_size)
     pool = None if feed_pool is None else partial(feed_pool, feed)
-    with closing(iterate(feed, config.loader, first_step, config.num_steps, seat.device, pool)) as batches:
-        finished = trainer.run(batches, first_step, keeper.after_step)
+    weights = config.losses.distillation
+    with (
+        TeachersBeside(job.teachers, weights, seat.device, config.hybrid_part_images) as teachers,
+        closing(iterate(feed, config.loader, first_step, config.num_steps, seat.device, pool)) as batches,
+    ):
+        trainer.complete = teachers.complete
+
+        def after_step(step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
+            if step % config.checkpoint_every == 0:
+                teachers.write()  # a run that goes on from there finds what was computed before
+            keeper.after_step(step, metrics, seconds)
+
+        finished = trainer.run(batches, first_step, after_step)
     if finished:
         publish_checkpoint(trainer, job.student, tokenizer, keeper.rows, output, job.inputs)
         if seat.world_size > 1:

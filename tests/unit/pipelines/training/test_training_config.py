@@ -28,6 +28,7 @@ def key(**fields: Any) -> str:
         {"use_gpu": True},
         {"gradient_checkpointing": True},
         {"compile_layers": True},
+        {"hybrid_part_images": 7},
     ],
 )
 def test_how_it_runs_does_not_change_the_key(fields: dict[str, Any]) -> None:
@@ -46,6 +47,8 @@ def test_how_it_runs_does_not_change_the_key(fields: dict[str, Any]) -> None:
         {"turns": "branched"},
         {"precision": "bfloat16"},
         {"lora": {"rank": 4}},
+        {"teacher_mode": "online"},
+        {"teacher_mode": "hybrid"},
     ],
 )
 def test_what_is_learnt_changes_the_key(fields: dict[str, Any]) -> None:
