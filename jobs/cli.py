@@ -162,6 +162,25 @@ def plan(
 
 
 @app.command(
+    epilog="Examples:  sailloft study ablation   |   sailloft study my.yaml workspace=/data/runs training.use_gpu=true"
+)
+def study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A packaged study, or path of a YAML file.")],
+    overrides: OverridesArgument = None,
+) -> None:
+    """Runs a recipe with one thing changed at a time, and shows a table with intervals.
+
+    What an earlier study or run made is used again; an interrupted study continues.
+    """
+    from jobs.display import open_display
+    from jobs.study import load_study, run_study
+
+    with open_display() as display:
+        result = run_study(load_study(name), overrides or [], display, verbose=logger.isEnabledFor(logging.INFO))
+    typer.echo("\n".join(result.markdown()))
+
+
+@app.command(
     epilog="Example:  sailloft submit my.yaml workspace=s3://bucket/prefix --address http://head:8265 --follow"
 )
 def submit(

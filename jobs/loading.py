@@ -22,6 +22,7 @@ __all__ = [
     "packaged_recipes",
     "parse_settings",
     "read_recipe_tree",
+    "read_yaml",
     "validate_recipe",
 ]
 
@@ -92,7 +93,7 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> Tree:
     if path in children:
         circle = " -> ".join(str(item) for item in (*children, path))
         raise UsageError(f"recipe {path}: `extends` goes in a circle: {circle}; remove one of them")
-    tree = _read_yaml(path)
+    tree = read_yaml(path)
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
@@ -101,7 +102,12 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> Tree:
     return merge(_read_chain(_locate(parent, path.parent), (*children, path)), tree)
 
 
-def _read_yaml(path: Path) -> Tree:
+def read_yaml(path: Path) -> Tree:
+    """The settings in a YAML file.
+
+    Raises:
+        UsageError: it can't be read, or holds no mapping.
+    """
     try:
         loaded: object = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (OSError, UnicodeDecodeError) as error:

@@ -21,10 +21,16 @@ __all__ = ["ImageFile", "Intake", "files_of", "image_file", "read_sources"]
 
 @dataclass(frozen=True, slots=True, order=True)
 class ImageFile:
-    """A file of pixels: the URL of the folder it is named under, and its path there."""
+    """A file of pixels: the URL of the folder it is named under, its path there, and which part of the file it is."""
 
     root: str
     path: str
+    extent: tuple[int, ...] = ()
+    """Offset and size in bytes; empty: the whole file."""
+
+    def read(self) -> bytes:
+        """Its bytes; raises what `SourceFolder.read` raises."""
+        return SourceFolder(self.root).read(self.path, self.extent or None)
 
 
 @dataclass(slots=True)
@@ -75,7 +81,7 @@ def read_sources(config: CurationConfig, report: Callable[[int, int], None]) -> 
 
 def image_file(draft: Draft, source: Source) -> ImageFile:
     """The picture of a draft."""
-    return ImageFile(source.image_root_url, draft.image.path)
+    return ImageFile(source.image_root_url, draft.image.path, draft.image.extent or ())
 
 
 def files_of(draft: Draft, source: Source) -> set[ImageFile]:
@@ -103,7 +109,7 @@ def _hash_files(
 ) -> Iterable[str | RecordError]:
     def digest(file: ImageFile) -> str | RecordError:
         try:
-            return bytes_key(SourceFolder(file.root).read(file.path))
+            return bytes_key(file.read())
         except RecordError as error:
             return error
 

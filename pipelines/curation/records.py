@@ -47,6 +47,8 @@ class SourceImage:
     """An image as a source names it: path from the image root, and its size in px if the source says it."""
 
     path: str
+    extent: tuple[int, int] | None = None
+    """Offset and size in bytes where it lies inside the file at `path`; None: it is the whole file."""
     height: int | None = None
     width: int | None = None
     coco_id: int | None = None

@@ -168,7 +168,7 @@ def run_shard(work: ShardWork, config: CurationConfig, output: Objects) -> Shard
 
 def curate_image(image: ShardImage, config: CurationConfig) -> tuple[ImageRecord | None, list[Sample], list[Reject]]:
     """Samples and rejects of one picture, and its record if any sample needs it."""
-    data = SourceFolder(image.file.root).read(image.file.path)
+    data = image.file.read()
     if bytes_key(data) != image.image_id:
         raise SourceError(f"{image.file.path}: the file changed while it was being curated; run curate again")
     try:

@@ -5,9 +5,11 @@ A subclass writes a small source with good and bad records, and says by hand wha
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import random
+import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +35,7 @@ from storage.masks import area_px, decode_mask
 from storage.objects import Objects
 from storage.schema import Reject, RejectReason, Sample, Task
 
-__all__ = ["Expected", "FamilyContract", "polygon_of", "write_coco", "write_picture"]
+__all__ = ["Expected", "FamilyContract", "polygon_of", "write_coco", "write_picture", "write_shard"]
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in px, exclusive end."""
@@ -162,6 +164,20 @@ def write_picture(path: Path, height: int = 24, width: int = 32, seed: int = 0) 
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng([seed, height, width]).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(path)
+
+
+def write_shard(path: Path, members: Mapping[str, bytes | Path]) -> None:
+    """Writes a WebDataset shard; a path as a member's content makes it a link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            if isinstance(content, Path):
+                member.type, member.linkname = tarfile.SYMTYPE, str(content)
+                archive.addfile(member)
+            else:
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
 
 
 def polygon_of(box: Box) -> list[list[float]]:

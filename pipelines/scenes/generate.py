@@ -8,6 +8,7 @@ from typing import cast
 
 from pipelines.progress import Progress
 from pipelines.scenes.blocks import Block, PictureFacts, plan_blocks, read_facts, write_block
+from pipelines.scenes.captions import caption_shards
 from pipelines.scenes.config import ScenesConfig
 from pipelines.scenes.sources import source_files
 from storage.errors import ManifestConflict
@@ -101,11 +102,10 @@ def finish(config: ScenesConfig, output: Objects) -> Manifest:
         entries.extend(FileEntry(key, size_bytes, sha256) for key, (size_bytes, sha256) in facts["files"].items())
         entries.append(FileEntry.of(block.key, output.read(block.key), len(facts["pictures"])))
     for key, (data, num_records) in source_files(pictures, config.size_px).items():
-        if not output.create(key, data) and bytes_key(output.read(key)) != bytes_key(data):
-            raise ManifestConflict(
-                f"{output.url}/{key}: other bytes than this configuration gives; delete {output.url}"
-            )
-        entries.append(FileEntry.of(key, data, num_records))
+        entries.append(_written(output, key, data, num_records))
+    if config.captions == "webdataset":
+        for shard in caption_shards(pictures, config.size_px, config.seed, output):
+            entries.append(_written(output, *shard))
     counts = _counts(pictures)
     _LOG.info("scenes: %s", counts)
     manifest = Manifest(
@@ -118,6 +118,13 @@ def finish(config: ScenesConfig, output: Objects) -> Manifest:
         facts=counts,
     )
     return publish(output, manifest)
+
+
+def _written(output: Objects, key: str, data: bytes, num_records: int) -> FileEntry:
+    """Writes a file, or finds the same bytes there."""
+    if not output.create(key, data) and bytes_key(output.read(key)) != bytes_key(data):
+        raise ManifestConflict(f"{output.url}/{key}: other bytes than this configuration gives; delete {output.url}")
+    return FileEntry.of(key, data, num_records)
 
 
 def _counts(pictures: list[PictureFacts]) -> dict[str, Json]:

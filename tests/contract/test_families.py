@@ -14,7 +14,14 @@ from PIL import Image
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curate_local
 from pipelines.curation.registry import known_kinds
-from pipelines.curation.testing import Expected, FamilyContract, polygon_of, write_coco, write_picture
+from pipelines.curation.testing import (
+    Expected,
+    FamilyContract,
+    polygon_of,
+    write_coco,
+    write_picture,
+    write_shard,
+)
 from pipelines.progress import NullProgress
 from pipelines.scenes import ScenesConfig
 from pipelines.scenes.config import SplitSizes
@@ -403,16 +410,75 @@ class TestPerBench(FamilyContract):
         return {"kind": "perbench"}
 
 
+class TestImageText(FamilyContract):
+    expected = Expected(
+        samples={("image_text", Task.CAPTION, "train"): 3},
+        masks={},
+        rejects={
+            ("image_text/00000.tar", "key=no_caption"): RejectReason.TEXT_EMPTY,
+            ("image_text/00000.tar", "key=empty"): RejectReason.TEXT_EMPTY,
+            ("image_text/00000.tar", "key=no_picture"): RejectReason.IMAGE_MISSING,
+            ("image_text/00000.tar", "key=two"): RejectReason.FIELD_INVALID,
+            ("image_text/00000.tar", "key=latin"): RejectReason.FIELD_INVALID,
+            ("image_text/00001.tar", "key=cut"): RejectReason.IMAGE_UNREADABLE,
+            ("image_text/00001.tar", "key=link"): RejectReason.PATH_UNSAFE,
+            ("image_text/00001.tar", "key=tagged"): RejectReason.PLACEHOLDER_MISMATCH,
+        },
+    )
+
+    def write_source(self, root: Path) -> dict[str, object]:
+        pictures: list[bytes] = []
+        for seed in (1, 2):
+            write_picture(root / f"{seed}.png", seed=seed)
+            pictures.append((root / f"{seed}.png").read_bytes())
+        cup, mug = pictures
+        write_shard(
+            root / "image_text/00000.tar",
+            {
+                "a.png": cup,
+                "a.txt": b" a red\tcup ",
+                "a.json": b"{}",
+                "sub/b.png": mug,
+                "sub/b.txt": b"a mug",
+                "no_caption.png": cup,
+                "empty.png": cup,
+                "empty.txt": b" . ",
+                "no_picture.txt": b"words alone",
+                "two.png": cup,
+                "two.jpg": mug,
+                "two.txt": b"which of them",
+                "latin.png": cup,
+                "latin.txt": "ein Maß".encode("latin-1"),
+            },
+        )
+        write_shard(
+            root / "image_text/00001.tar",
+            {
+                # The same picture with other words: one image, two samples.
+                "a.PNG": cup,
+                "a.txt": b"noch eine Tasse\nvon oben",
+                "cut.png": mug[:-40],
+                "cut.txt": b"half a mug",
+                "link.png": Path("a.PNG"),
+                "link.txt": b"elsewhere",
+                "tagged.png": mug,
+                "tagged.txt": b"a mug beside <region1>",
+            },
+        )
+        return {"kind": "image_text", "shards": ["image_text/{00000..00001}.tar"]}
+
+
 def test_every_family_is_in_this_suite() -> None:
     tested = {TestRefCoco: "refcoco", TestGRefCoco: "grefcoco", TestCocoPanoptic: "coco_panoptic"}
-    tested |= {TestOsprey: "osprey", TestPerBench: "perbench"}
+    tested |= {TestOsprey: "osprey", TestPerBench: "perbench", TestImageText: "image_text"}
     assert set(tested.values()) == set(known_kinds())
 
 
 @pytest.fixture(scope="module")
 def scenes_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("scenes")
-    generate(ScenesConfig(size_px=64, splits=SplitSizes(train=6, val=3)), Objects.open(folder / "in"), NullProgress())
+    scenes = ScenesConfig(size_px=64, splits=SplitSizes(train=6, val=3), captions="webdataset")
+    generate(scenes, Objects.open(folder / "in"), NullProgress())
     sources: list[dict[str, object]] = [
         {"kind": "refcoco"},
         {"kind": "refcoco", "dataset": "refcoco+"},
@@ -434,6 +500,7 @@ def scenes_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         )
         files = {name: f"perbench/{split}/{name}.json" for name in ("detailed_caption", "mcq", "visual_text_res")}
         sources.append({"kind": "perbench", "split": split, **files})
+        sources.append({"kind": "image_text", "split": split, "shards": [f"image_text/{split}/00000.tar"]})
     config = CurationConfig.model_validate({"root": str(folder / "in"), "sources": sources})
     curate_local(config, Objects.open(folder / "out"), NullProgress())
     return Corpus.open(Objects.open(folder / "out"))
@@ -452,7 +519,19 @@ def test_scenes_are_read_without_a_reject(scenes_corpus: Corpus) -> None:
         Task.DESCRIPTION,
         Task.MULTIPLE_CHOICE,
         Task.VISUAL_TEXT_REFERRING,
+        Task.CAPTION,
     }
+
+
+def test_captions_are_of_the_pictures_that_the_other_families_show(scenes_corpus: Corpus) -> None:
+    """The shard holds the picture's own bytes, so that it is one image, whose shapes the caption counts."""
+    captions = {sample.image_id: sample.turns[0].answer or "" for sample in scenes_corpus.samples(tasks=[Task.CAPTION])}
+    assert len(captions) == 9
+    for sample in scenes_corpus.samples(tasks=[Task.SEMANTIC]):
+        (turn,) = sample.turns
+        if turn.text != "background":
+            words = captions[sample.image_id].replace(",", " ").split()
+            assert words.count(turn.text) == len(turn.targets[0])
 
 
 def test_families_agree_on_the_masks_of_a_scene(scenes_corpus: Corpus) -> None:

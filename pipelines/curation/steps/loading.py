@@ -7,20 +7,21 @@ from typing import cast
 
 from pipelines.curation.steps.fields import shown
 from pipelines.curation.steps.unpickle import load_plain_pickle
+from pipelines.curation.steps.webdataset import read_shard
 from storage.errors import SourceError
 
 __all__ = ["decode_source_file", "expect_list", "expect_mapping"]
 
 
 def decode_source_file(data: bytes, file_name: str) -> object:
-    """Decodes a `.json` or `.p` file.
+    """Decodes a `.json`, `.p` or `.tar` file.
 
     Args:
         data: the bytes of the file.
         file_name: its name under the source's root; decides the format, and messages name it.
 
     Returns:
-        The plain value that the file holds.
+        The plain value that the file holds; of a WebDataset shard see `read_shard`.
 
     Raises:
         SourceError: truncated, of another format, or nested beyond reason.
@@ -28,6 +29,8 @@ def decode_source_file(data: bytes, file_name: str) -> object:
     """
     if file_name.endswith((".p", ".pkl", ".pickle")):
         return load_plain_pickle(data, file_name)
+    if file_name.endswith((".tar", ".tar.gz", ".tgz")):
+        return read_shard(data, file_name)
     try:
         return cast("object", json.loads(data))
     except (ValueError, RecursionError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipelines.curation.records import RecordError
 from pipelines.curation.steps.fields import shown
-from storage.errors import ObjectNotFound
+from storage.errors import CorruptObject, ObjectNotFound
 from storage.objects import Objects
 from storage.schema import RejectReason
 
@@ -61,24 +61,31 @@ class SourceFolder:
         """Whether the folder is there (object stores have none: always)."""
         return self._local is None or self._local.is_dir()
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, extent: tuple[int, ...] | None = None) -> bytes:
         """The bytes of a file below the folder.
+
+        Args:
+            path: of the file.
+            extent: offset and size in bytes of the part that is wanted; None: all of it.
 
         Raises:
             RecordError: IMAGE_MISSING: no such file; PATH_UNSAFE: a link leads out of the folder;
-                IMAGE_UNREADABLE: it can't be opened.
+                IMAGE_UNREADABLE: it can't be opened, or ends before the part does.
             InfrastructureError: the store can't be reached.
         """
         local = self._local
         if local is None:
             try:
-                return Objects.open(self.url).read(path)
+                objects = Objects.open(self.url)
+                return objects.read(path) if extent is None else objects.read_range(path, *extent)
             except ObjectNotFound:
                 raise RecordError(RejectReason.IMAGE_MISSING, f"{path}: no such object in the source") from None
-        return _read_local(local, path)
+            except CorruptObject as error:
+                raise RecordError(RejectReason.IMAGE_UNREADABLE, f"{path}: {error}") from error
+        return _read_local(local, path, extent)
 
 
-def _read_local(folder: Path, path: str) -> bytes:
+def _read_local(folder: Path, path: str, extent: tuple[int, ...] | None) -> bytes:
     target = folder / path
     try:
         resolved = os.path.realpath(target, strict=True)
@@ -88,7 +95,15 @@ def _read_local(folder: Path, path: str) -> bytes:
                 RejectReason.PATH_UNSAFE,
                 f"{path}: a link leads out of the source's folder; copy the file, or name its folder as image_root",
             )
-        return Path(resolved).read_bytes()
+        if extent is None:
+            return Path(resolved).read_bytes()
+        start, size = extent
+        with Path(resolved).open("rb") as file:
+            file.seek(start)
+            data = file.read(size)
+        if len(data) < size:
+            raise RecordError(RejectReason.IMAGE_UNREADABLE, f"{path}: ends before byte {start + size}")
+        return data
     except (FileNotFoundError, NotADirectoryError):
         raise RecordError(RejectReason.IMAGE_MISSING, f"{path}: no such file in the source's folder") from None
     except OSError as error:
