@@ -16,6 +16,7 @@ from pipelines.distillation.forecast import TeachForecast, forecast_teaching
 from pipelines.distillation.missing import Missing, find_missing
 from pipelines.distillation.probe import Probe, probe_images
 from pipelines.progress import NullProgress
+from pipelines.training.forecast import TrainingForecast, forecast_training
 from storage.corpus import Corpus
 from storage.keys import Json
 from storage.stored_features import Codec
@@ -44,22 +45,33 @@ class RecipePlan:
     stages: tuple[StagePlan, ...]
     teachers: tuple[TeachForecast, ...]
     """Empty while the corpus isn't there: without it nobody knows which images are missing."""
+    corpus_present: bool
+    """Whether the corpus is there."""
+    training: TrainingForecast
+    """Of the student's training, from the corpus or, before it is there, from what `costs` states."""
 
     def to_json(self) -> dict[str, Json]:
         """The plan as plain data."""
         stages: list[Json] = [{"name": one.name, "state": one.state, "url": one.url} for one in self.stages]
         teachers: list[Json] = [one.to_json() for one in self.teachers]
-        return {"recipe": self.name, "stages": stages, "teachers": teachers, "price": self._price()}
+        return {
+            "recipe": self.name,
+            "stages": stages,
+            "teachers": teachers,
+            "price": self._price(),
+            "training": self.training.to_json(),
+        }
 
     def lines(self) -> list[str]:
         """The plan for people."""
         lines = [f"{one.name:<24}  {one.state:<8}  {one.url or ''}".rstrip() for one in self.stages]
-        if not self.teachers:
-            return [*lines, "", "no forecast: the corpus isn't there yet, run `sailloft curate` first"]
         for forecast in self.teachers:
             lines += ["", *_forecast_lines(forecast)]
-        price = self._price()
-        return [*lines, "", f"price of all teachers  {_usd(price)}"]
+        if self.teachers:
+            lines += ["", f"price of all teachers  {_usd(self._price())}"]
+        elif not self.corpus_present:
+            lines += ["", "no forecast of teachers: the corpus isn't there yet, run `sailloft curate` first"]
+        return [*lines, "", *_training_lines(self.training)]
 
     def _price(self) -> float | None:
         totals = [forecast.price.total for forecast in self.teachers]
@@ -83,12 +95,17 @@ def plan_recipe(recipe: Recipe, num_probe: int = 0, verbose: bool = False) -> Re
     outputs, shown = _look(stages)
     corpus = outputs.get("curate")
     if corpus is None or not corpus.complete:
-        return RecipePlan(recipe.name, shown, ())
+        return RecipePlan(recipe.name, shown, (), False, _training(recipe, None))
     opened = Corpus.open(corpus.objects)
     # Teachers that run beside the student compute each image anew: what they take belongs to the training.
     taught = () if recipe.training.teacher_mode == "online" else recipe.teachers
     forecasts = [_forecast(recipe, teacher, opened, outputs, num_probe, verbose) for teacher in taught]
-    return RecipePlan(recipe.name, shown, tuple(forecasts))
+        return RecipePlan(recipe.name, shown, tuple(forecasts), True, _training(recipe, opened))
+
+
+def _training(recipe: Recipe, corpus: Corpus | None) -> TrainingForecast:
+    teachers = [teacher.kind for teacher in recipe.teachers]
+    return forecast_training(recipe.student, recipe.training, recipe.costs, teachers, corpus)
 
 
 def _look(stages: Sequence[Stage]) -> tuple[dict[str, Located], tuple[StagePlan, ...]]:
@@ -181,6 +198,25 @@ def _forecast_lines(forecast: TeachForecast) -> list[str]:
         f"requests {_usd(price.requests)}; storage per month {_usd(price.storage_per_month)}"
     )
     return lines
+
+
+def _training_lines(forecast: TrainingForecast) -> list[str]:
+    lines = [f"train: rows from {forecast.source}"]
+    if forecast.tokens is None or forecast.flops is None or forecast.tokens_per_row is None:
+        return [*lines, "  steps and hours unknown: curate first, or give costs.mixture_rows"]
+    epochs = "" if forecast.num_epochs is None else f", {forecast.num_epochs:.3g} epochs"
+    lines.append(f"  {forecast.num_steps} steps{epochs}; {forecast.tokens_per_row:.4g} tokens per conversation")
+    per_epoch = "" if forecast.tokens_per_epoch is None else f", {_giga(forecast.tokens_per_epoch)} per epoch"
+    lines.append(f"  {_giga(forecast.tokens)} tokens{per_epoch}; {forecast.flops:.3g} operations")
+    lines.append(
+        f"  {forecast.accelerator_hours or 0:.3g} accelerator hours, {format_seconds(forecast.wall_s or 0)} with the "
+        f"recipe's workers; price {_usd(forecast.price)}"
+    )
+    return lines
+
+
+def _giga(count: float) -> str:
+    return f"{count / 1e9:.3g} G"
 
 
 def _phases(forecast: TeachForecast) -> str:

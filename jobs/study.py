@@ -39,7 +39,7 @@ Tree = dict[str, object]
 class StudyRun(RecipeModel):
     """One way to run the recipe."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._+-]*$", max_length=48)
+    name: str = Field(pattern=r"^[a-z0-9+][a-z0-9._+-]*$", max_length=48)
     """What the table calls it."""
     changes: Tree = Field(default_factory=dict)
     """Settings that are laid over the recipe, as in a recipe that extends it."""

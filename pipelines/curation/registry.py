@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 from pipelines.curation.families.coco_panoptic import CocoPanopticSource
 from pipelines.curation.families.grefcoco import GRefCocoSource
 from pipelines.curation.families.image_text import ImageTextSource
+from pipelines.curation.families.llava import LlavaSource
 from pipelines.curation.families.osprey import OspreySource
 from pipelines.curation.families.perbench import PerBenchSource
 from pipelines.curation.families.refcoco import RefCocoSource
@@ -21,6 +22,7 @@ SourceUnion: TypeAlias = (
     CocoPanopticSource  # COCO panoptic: instance, semantic and category use
     | GRefCocoSource  # gRefCOCO
     | ImageTextSource  # pictures with captions in WebDataset shards
+    | LlavaSource  # LLaVA-665k: conversations about whole pictures
     | OspreySource  # Osprey-724k: detail descriptions and conversations
     | PerBenchSource  # PerBench: detailed caption, multiple choice, visual-text referring
     | RefCocoSource  # RefCOCO, RefCOCO+, RefCOCOg

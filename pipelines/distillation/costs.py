@@ -26,3 +26,20 @@ class CostsConfig(RecipeModel):
     """10^6 reading requests."""
     seconds_per_image: dict[str, float] = Field(default_factory=dict)
     """By `kind` of teacher: what its forward pass takes per image, in seconds, where nothing is measured."""
+    peak_tflops: float = Field(default=312.0, gt=0)
+    """Dense bfloat16 peak of one accelerator in 10^12 operations per second: A100 312, H100 and H200 989."""
+    mfu: float = Field(default=0.4, gt=0, le=1)
+    """Share of the peak that training reaches, as assumed; a run's own figure stands in its progress."""
+    characters_per_token: float = Field(default=4.0, gt=0)
+    """Of text, in the tokenizer of a language model; one that was trained on a small corpus has more."""
+    mixture_rows: tuple[float, ...] | None = None
+    """Conversations of each part of the mixture before `repeats`, for a forecast before anything is curated: for
+    single-turn samples the number of images, for conversations their own; null: unknown."""
+    image_px: tuple[int, int] = (480, 640)
+    """Height and width of a picture, where there is no corpus."""
+    text_tokens_per_row: float = Field(default=150.0, ge=0)
+    """Questions, answers and their frame in a conversation, where there is no corpus."""
+    answer_tokens_per_row: float = Field(default=30.0, ge=0)
+    """Of these, tokens of answers."""
+    masks_per_row: float = Field(default=5.0, ge=0)
+    """Masks asked for in a conversation, where there is no corpus."""

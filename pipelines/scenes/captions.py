@@ -21,9 +21,6 @@ from storage.objects import Objects
 __all__ = ["caption_of", "caption_shards"]
 
 _PICTURES_PER_SHARD = 10_000  # img2dataset's own default
-_ROWS, _COLUMNS = ("top", "", "bottom"), ("left", "", "right")
-_PLACES = {"": "in the middle", "top": "at the top", "bottom": "at the bottom", "left": "on the left"}
-_PLACES["right"] = "on the right"
 
 
 def caption_of(picture: PictureFacts, size_px: int, chance: Chance) -> str:
@@ -34,11 +31,7 @@ def caption_of(picture: PictureFacts, size_px: int, chance: Chance) -> str:
         size_px: its side.
         chance: draws the order, of objects and within each.
     """
-    parts: list[str] = []
-    for item in chance.sample(picture["objects"], len(picture["objects"])):
-        looks, place = _looks(item), _place(item, size_px)
-        parts.append(f"{looks} {place}" if chance.happens(0.5) else f"{place} {looks}")
-    return ", ".join(parts)
+    return ", ".join(_phrase(item, chance) for item in chance.sample(picture["objects"], len(picture["objects"])))
 
 
 def caption_shards(
@@ -79,17 +72,9 @@ def _add(archive: tarfile.TarFile, picture: PictureFacts, size_px: int, seed: in
         archive.addfile(member, io.BytesIO(data))
 
 
-def _looks(item: ObjectFacts) -> str:
+def _phrase(item: ObjectFacts, chance: Chance) -> str:
+    """An object in one of two orders of words, so that each of its looks is told from the others."""
     texture = [] if item["texture"] == "plain" else [item["texture"]]
-    words = [item["size"], *texture, item["colour"], item["shape"]]
-    return f"a {' '.join(words)}"
-
-
-def _place(item: ObjectFacts, size_px: int) -> str:
-    """The ninth of the picture in which the middle of an object lies."""
-    left, top, width, height = item["bbox"]
-    row = _ROWS[min(2, int(3 * (top + height / 2) / size_px))]
-    column = _COLUMNS[min(2, int(3 * (left + width / 2) / size_px))]
-    if row and column:
-        return f"at the {row} {column}"
-    return _PLACES[row or column]
+    if chance.happens(0.5):
+        return " ".join([item["size"], *texture, item["colour"], item["shape"]])
+    return " ".join([item["shape"], *texture, item["colour"], item["size"]])

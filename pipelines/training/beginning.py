@@ -11,6 +11,7 @@ from model.config import StudentConfig
 from model.lora import add_lora
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
+from model.trained_parts import train_parts
 from model.wordings import answer_of, example_texts, question_of
 from pipelines.training.config import TrainingConfig
 from storage.errors import UsageError
@@ -57,7 +58,7 @@ def first_model(student: StudentConfig, config: TrainingConfig) -> PixelSail:
         model.load_state_dict(weights, strict=False)
     if config.lora is not None:
         add_lora(model, config.lora, config.seed)
-    return model
+    return train_parts(model, config.trained)
 
 
 def trunk(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, cast
 
@@ -10,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from model.config import StudentConfig
 from model.lora import LoraConfig
 from model.objective import LossWeights
+from model.trained_parts import TrainedParts
 from pipelines.training.trackers.registry import TrackingConfig
 from storage.keys import Json, content_key
 from storage.recipe import RecipeModel
@@ -126,8 +128,11 @@ class TrainingConfig(RecipeModel):
     """Splits that are trained on."""
     mixture: tuple[MixtureEntry, ...] = (MixtureEntry(),)
     """What an epoch consists of."""
-    num_steps: int = Field(gt=0)
-    """Optimiser steps; the learning-rate schedule ends there."""
+    num_steps: int = Field(default=0, ge=0)
+    """Optimiser steps; the learning-rate schedule ends there. 0: as many as `num_epochs` take."""
+    num_epochs: float | None = Field(default=None, gt=0)
+    """Passes over the mixture, from which the steps follow (the last one may begin another pass); null: `num_steps`
+    says it."""
     batch_rows: int = Field(default=256, gt=0)
     """Conversations per optimiser step, over all workers."""
     micro_batch_rows: int = Field(default=8, gt=0)
@@ -173,6 +178,9 @@ class TrainingConfig(RecipeModel):
     """Seeds the weights, the order of the data, the wordings and the points."""
     init: str | None = None
     """URL of a checkpoint to start from; null: fresh weights."""
+    trained: TrainedParts = "all"
+    """What is updated: `all`; `patch_embedding`: that alone, as where a language model meets pictures for the first
+    time; `vision`: that and, with `student.modality_weights: separate`, all weights of patches."""
     lora: LoraConfig | None = None
     """Low-rank adapters in the decoder, merged into the checkpoint; null: the whole student trains."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -218,6 +226,35 @@ class TrainingConfig(RecipeModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingConfig:
+        if (self.num_steps == 0) == (self.num_epochs is None):
+            given = f"num_steps {self.num_steps} and num_epochs {self.num_epochs}"
+            raise ValueError(f"num_steps, num_epochs: expected one of the two, got {given}; make the other 0 or null")
+        return self
+
+    @model_validator(mode="after")
+    def _something_trains(self) -> TrainingConfig:
+        if self.lora is not None and self.trained != "all":
+            raise ValueError(
+                f"trained: expected all beside lora, got {self.trained!r}; adapters are what trains in the decoder"
+            )
+        return self
+
+    def steps_of(self, rows_per_epoch: float) -> int:
+        """Optimiser steps of the run.
+
+        Args:
+            rows_per_epoch: conversations of one pass over the mixture.
+        """
+        if self.num_epochs is None:
+            return self.num_steps
+        return max(1, math.ceil(self.num_epochs * rows_per_epoch / self.batch_rows))
+
+    def with_steps(self, rows_per_epoch: float) -> TrainingConfig:
+        """The same run with its steps counted; `num_epochs` stays, and what it is hashed by."""
+        return self.model_copy(update={"num_steps": self.steps_of(rows_per_epoch)})
+
 
 def training_key(student: StudentConfig, config: TrainingConfig, inputs: Mapping[str, str]) -> str:
     """Content key of the checkpoint that training would write.
@@ -227,12 +264,15 @@ def training_key(student: StudentConfig, config: TrainingConfig, inputs: Mapping
         config: the training run.
         inputs: content keys of the corpus and of the feature stores, by name.
     """
+    training = config.hashed_fields()
+    if config.num_epochs is not None:
+        training["num_steps"] = 0  # follows from the corpus, which the inputs name
     content = {
         "stage": "train",
         "schema_version": SCHEMA_VERSION,
         "version": VERSION,
         "student": student.hashed_fields(),
-        "training": config.hashed_fields(),
+        "training": training,
         "inputs": dict(inputs),
     }
     return content_key(cast("Json", content))

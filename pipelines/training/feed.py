@@ -20,7 +20,7 @@ from model.objective import FeatureGroup, TrainingBatch, training_batch
 from model.packing import collate, collate_packed
 from model.processor import EncodedRow, Processor
 from pipelines.training.config import TrainingConfig
-from pipelines.training.mixture import Place, RowSource, build_mixture
+from pipelines.training.mixture import Mixture, Place, RowSource, build_mixture
 from pipelines.training.planning import PlannedRow, StepPlanner
 from pipelines.training.rows import Conversation
 from storage.corpus import Corpus
@@ -29,7 +29,7 @@ from storage.features import BufferRing, FeatureStore, ReadSeconds
 from storage.schema import ImageRecord
 from storage.stored_features import StoredFeature
 
-__all__ = ["StepBatches", "TrainingFeed"]
+__all__ = ["StepBatches", "TrainingFeed", "corpus_mixture"]
 
 _FEATURES_AT_ONCE = 64
 """Features of one read: as many are in flight together, and as many buffers are held to decode them into."""
@@ -77,12 +77,7 @@ class TrainingFeed:
     ) -> None:
         self._corpus, self._features, self._processor, self._config = corpus, features, processor, config
         self._rank, self._world_size = rank, world_size
-        images = corpus.image_table(["image_id", "height", "width"])
-        image_ids, heights, widths = (images[name].to_pylist() for name in images.column_names)
-        mixture = build_mixture(
-            corpus.samples(splits=config.splits), config, image_ids, _held_out(corpus, config) if _alone(config) else ()
-        )
-        sizes_px = dict(zip(image_ids, zip(heights, widths, strict=True), strict=True))
+        mixture, sizes_px = corpus_mixture(corpus, config)
         self._planner = StepPlanner(mixture, sizes_px, processor, config)
         self._rings = threading.local()
 
@@ -295,6 +290,15 @@ def _decoded(record: ImageRecord, size_px: tuple[int, int]) -> NDArray[np.uint8]
 def _alone(config: TrainingConfig) -> bool:
     """Whether images without samples are trained on."""
     return any(entry.images_only for entry in config.mixture)
+
+
+def corpus_mixture(corpus: Corpus, config: TrainingConfig) -> tuple[Mixture, dict[str, tuple[int, int]]]:
+    """The mixture of a corpus, and (height, width) in px of each of its images; no picture is read."""
+    images = corpus.image_table(["image_id", "height", "width"])
+    image_ids, heights, widths = (images[name].to_pylist() for name in images.column_names)
+    held_out = _held_out(corpus, config) if _alone(config) else ()
+    mixture = build_mixture(corpus.samples(splits=config.splits), config, image_ids, held_out)
+    return mixture, dict(zip(image_ids, zip(heights, widths, strict=True), strict=True))
 
 
 def _held_out(corpus: Corpus, config: TrainingConfig) -> set[str]:

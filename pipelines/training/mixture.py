@@ -64,6 +64,11 @@ class Mixture:
     shards: NDArray[np.int64]
     """Of each source, where its image lies in the corpus; -1 for text."""
 
+    @property
+    def rows_per_epoch(self) -> float:
+        """Conversations of an epoch; of parts that are drawn by chance, as many as are expected."""
+        return float(self.counts.sum() + self.fractions.sum())
+
     def order(self, seed: int, epoch: int, shuffle_shards: int | None = None) -> NDArray[np.int64]:
         """Numbers of the sources in the order of an epoch; depends on (seed, epoch) and on what the corpus holds.
 

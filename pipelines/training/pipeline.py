@@ -19,6 +19,7 @@ from model.config import StudentConfig
 from pipelines.progress import Progress
 from pipelines.training import run_state
 from pipelines.training.config import TrainingConfig
+from pipelines.training.feed import corpus_mixture
 from pipelines.training.loader import FailedStep, FeedSpec, StepWorker
 from pipelines.training.loop import Wanted
 from pipelines.training.meter import Meter, progress_facts
@@ -75,6 +76,8 @@ def train(
     if present is not None:
         run_state.clear(output.child("state"))  # left where a run was killed right behind its checkpoint
         return present
+    if config.num_epochs is not None:
+        config = config.with_steps(corpus_mixture(corpus, config)[0].rows_per_epoch)
     job = Job(corpus.objects.url, dict(features), student, config, output.url, dict(inputs), tuple(teachers))
     _fit(job, ray.remote(num_cpus=0)(Meter).remote(), progress)
     run_state.clear(output.child("state"))

@@ -468,9 +468,46 @@ class TestImageText(FamilyContract):
         return {"kind": "image_text", "shards": ["image_text/{00000..00001}.tar"]}
 
 
+class TestLlava(FamilyContract):
+    expected = Expected(
+        samples={("llava", Task.CONVERSATION, "train"): 2},
+        masks={},
+        rejects={
+            ("llava/mix.json", "row=2"): RejectReason.FILTERED,
+            ("llava/mix.json", "row=3"): RejectReason.FIELD_INVALID,
+            ("llava/mix.json", "row=4"): RejectReason.TEXT_EMPTY,
+            ("llava/mix.json", "row=5"): RejectReason.PATH_UNSAFE,
+            ("llava/mix.json", "row=6"): RejectReason.IMAGE_MISSING,
+            ("llava/mix.json", "row=7"): RejectReason.FIELD_INVALID,
+        },
+    )
+
+    def write_source(self, root: Path) -> dict[str, object]:
+        name = "coco/train2017/000000000001.jpg"
+        write_picture(root / name, seed=1)
+
+        def talk(*values: str, image: object = name) -> dict[str, Any]:
+            messages = [{"from": ("human", "gpt")[n % 2], "value": value} for n, value in enumerate(values)]
+            return {"id": "a", "image": image, "conversations": messages}
+
+        records: list[object] = [
+            talk("<image>\nWhat is in region2 of the picture?", "A mug.\n\nOn a table.", "Which colour?", "Red."),
+            talk("What is this?\n<image>", "A kitchen."),
+            talk("What is 2 + 2?", "4", image=None),
+            talk("What is this?"),
+            talk("What is this?", "..."),
+            talk("What is this?", "A cup.", image="../1.jpg"),
+            talk("What is this?", "A cup.", image="coco/lost.jpg"),
+            "no mapping",
+        ]
+        (root / "llava").mkdir(exist_ok=True)
+        (root / "llava/mix.json").write_text(json.dumps(records))
+        return {"kind": "llava", "conversations": ["llava/mix.json"]}
+
+
 def test_every_family_is_in_this_suite() -> None:
     tested = {TestRefCoco: "refcoco", TestGRefCoco: "grefcoco", TestCocoPanoptic: "coco_panoptic"}
-    tested |= {TestOsprey: "osprey", TestPerBench: "perbench", TestImageText: "image_text"}
+    tested |= {TestOsprey: "osprey", TestPerBench: "perbench", TestImageText: "image_text", TestLlava: "llava"}
     assert set(tested.values()) == set(known_kinds())
 
 

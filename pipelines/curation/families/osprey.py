@@ -13,12 +13,12 @@ from typing import Literal
 from pipelines.curation.families.base import Source, SourceFiles, draft_or_reject, rejected
 from pipelines.curation.records import Draft, DraftRegion, RecordError, SourceImage
 from pipelines.curation.steps.coco import checked_segmentation
+from pipelines.curation.steps.conversations import conversation_turns
 from pipelines.curation.steps.fields import mapping, optional_integer, sequence, shown, string
 from pipelines.curation.steps.images import coco_id_of
 from pipelines.curation.steps.loading import expect_list
 from pipelines.curation.steps.paths import safe_join
 from pipelines.curation.steps.texts import (
-    multi_line,
     normalise_placeholders,
     region_numbers,
     region_token,
@@ -32,7 +32,6 @@ __all__ = ["OspreySource"]
 
 _FAMILY = "osprey"
 _RELEASE_PREFIX = "COCO_train2014_"
-_ROLES = ("human", "gpt")
 
 
 class OspreySource(Source):
@@ -153,22 +152,8 @@ class _Conversation:
     def draft(self) -> Draft:
         """A CONVERSATION: human and gpt in turn."""
         record = mapping(self._value, "record")
-        messages = sequence(record, "conversations")
-        if not messages or len(messages) % 2:
-            raise RecordError(
-                RejectReason.FIELD_INVALID, f"conversations: expected pairs of messages, got {len(messages)} messages"
-            )
-        texts = [_message(message, _ROLES[place % 2]) for place, message in enumerate(messages)]
-        turns = [Turn(text=text, answer=answer) for text, answer in zip(texts[::2], texts[1::2], strict=True)]
+        turns = conversation_turns(record, normalise_placeholders)
         return self._source.draft(self._name, self._locator, Task.CONVERSATION, record, turns)
-
-
-def _message(value: object, role: str) -> str:
-    message = mapping(value, "message")
-    if string(message, "from") != role:
-        raise RecordError(RejectReason.FIELD_INVALID, f"from: expected {role!r}, got {shown(message['from'])}")
-    text = string(message, "value").replace("<image>", " ")
-    return required_text(normalise_placeholders(multi_line(text)), "value", text)
 
 
 def _region(value: object, number: int) -> DraftRegion:
