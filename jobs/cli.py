@@ -151,7 +151,7 @@ def plan(
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Shows what would run, and forecasts bytes, requests, hours and price of the teachers' features.
+    """Shows what would run, and forecasts bytes, requests, hours and price of features, tokens and hours of training.
 
     Nothing is executed but the probe, which removes what it writes.
     """

@@ -65,11 +65,13 @@ class RecipePlan:
     def lines(self) -> list[str]:
         """The plan for people."""
         lines = [f"{one.name:<24}  {one.state:<8}  {one.url or ''}".rstrip() for one in self.stages]
+        if not lines:
+            lines = ["stages unknown: say where the sources lie, curation.root=URL"]
         for forecast in self.teachers:
             lines += ["", *_forecast_lines(forecast)]
         if self.teachers:
             lines += ["", f"price of all teachers  {_usd(self._price())}"]
-        elif not self.corpus_present:
+        elif self.stages and not self.corpus_present:
             lines += ["", "no forecast of teachers: the corpus isn't there yet, run `sailloft curate` first"]
         return [*lines, "", *_training_lines(self.training)]
 
@@ -80,7 +82,7 @@ class RecipePlan:
 
 
 def plan_recipe(recipe: Recipe, num_probe: int = 0, verbose: bool = False) -> RecipePlan:
-    """Looks at every stage of a recipe, and forecasts what its teachers would take.
+    """Looks at every stage of a recipe, and forecasts what its teachers and its training would take.
 
     Args:
         recipe: what would run.
@@ -91,8 +93,9 @@ def plan_recipe(recipe: Recipe, num_probe: int = 0, verbose: bool = False) -> Re
         UsageError: the recipe's workspace or roots can't be used.
     """
     workspace = open_workspace(recipe)
-    stages = plan_stages(recipe, Timings(workspace.child("runs/times")))
-    outputs, shown = _look(stages)
+    if not _has_roots(recipe):
+        return RecipePlan(recipe.name, (), (), False, _training(recipe, None))
+    outputs, shown = _look(plan_stages(recipe, Timings(workspace.child("runs/times"))))
     corpus = outputs.get("curate")
     if corpus is None or not corpus.complete:
         return RecipePlan(recipe.name, shown, (), False, _training(recipe, None))
@@ -101,6 +104,12 @@ def plan_recipe(recipe: Recipe, num_probe: int = 0, verbose: bool = False) -> Re
     taught = () if recipe.training.teacher_mode == "online" else recipe.teachers
     forecasts = [_forecast(recipe, teacher, opened, outputs, num_probe, verbose) for teacher in taught]
         return RecipePlan(recipe.name, shown, tuple(forecasts), True, _training(recipe, opened))
+
+
+def _has_roots(recipe: Recipe) -> bool:
+    """Whether it says where its sources lie, without which no stage has an address."""
+    sources = recipe.curation.sources
+    return recipe.scenes is not None or recipe.curation.root is not None or all(source.root for source in sources)
 
 
 def _training(recipe: Recipe, corpus: Corpus | None) -> TrainingForecast:

@@ -45,8 +45,19 @@ def test_without_a_corpus_there_is_no_forecast(tmp_path: Path) -> None:
     states = {stage.name: stage.state for stage in plan.stages}
     assert states["scenes"] == "missing"
     assert states["train"] in ("missing", "unknown")
-    assert "run `sailloft curate` first" in plan.lines()[-1]
+    assert "no forecast of teachers: the corpus isn't there yet, run `sailloft curate` first" in plan.lines()
+    assert plan.training.num_steps == 4
+    assert plan.training.rows_per_epoch is None
     assert not list(Objects.open(tmp_path).list())
+
+
+def test_sizes_that_a_recipe_states_are_enough_for_training() -> None:
+    plan = plan_recipe(load_recipe("base-qwen-pretrain", ["costs.usd_per_accelerator_hour=2"]))
+    assert plan.training.num_steps == round(30e6 / 512 + 0.5)
+    text = "\n".join(plan.lines())
+    assert text.startswith("stages unknown: say where the sources lie")
+    assert f"{plan.training.num_steps} steps, 1 epochs" in text
+    assert "price not priced" not in text
 
 
 def test_what_is_there_costs_nothing(taught: Path) -> None:
@@ -65,7 +76,15 @@ def test_another_grid_is_forecast_in_full_with_a_price(taught: Path) -> None:
     assert first["images"] == {"wanted": 16, "present": 0, "rejected": 0, "missing": 16}
     assert value["price"] == pytest.approx(first["price"]["total"] + second["price"]["total"])
     assert first["wall_s"] == pytest.approx(16 * 0.2 / first["num_actors"])
-    assert "USD" in plan.lines()[-1]
+    assert "price of all teachers" in "\n".join(plan.lines())
+    training = value["training"]
+    assert (training["source"], training["num_steps"], training["rows_per_epoch"]) == (
+        "12 conversations drawn from the corpus",
+        4,
+        12,
+    )
+    assert training["tokens"] == pytest.approx(16 * training["tokens_per_row"])
+    assert training["price"] == pytest.approx(2 * training["accelerator_hours"])
 
 
 def test_encodings_that_are_not_calibrated_yet_are_forecast_too(taught: Path) -> None:

@@ -49,6 +49,9 @@ def test_how_it_runs_does_not_change_the_key(fields: dict[str, Any]) -> None:
         {"lora": {"rank": 4}},
         {"teacher_mode": "online"},
         {"teacher_mode": "hybrid"},
+
+
+        {"trained": "patch_embedding"},
     ],
 )
 def test_what_is_learnt_changes_the_key(fields: dict[str, Any]) -> None:
@@ -86,3 +89,24 @@ def test_published_weights_are_the_defaults() -> None:
         "mask_dice": 0.5,
         "distillation": {"mask2former": 0.5, "sam2": 0.5},
     }
+
+
+def test_epochs_stand_in_for_steps() -> None:
+    config = TrainingConfig(num_epochs=2, batch_rows=10)
+    counted = config.with_steps(33.3)
+    assert counted.num_steps == 7
+    # What was counted follows from the corpus, so the address of the run stays the same.
+    assert training_key(StudentConfig(), counted, INPUTS) == training_key(StudentConfig(), config, INPUTS)
+    assert training_key(StudentConfig(), config, INPUTS) != key()
+    assert TrainingConfig(num_steps=10).with_steps(33.3).num_steps == 10
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_steps": 10, "num_epochs": 1}])
+def test_steps_or_epochs_and_not_both(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="num_steps, num_epochs: expected one of the two"):
+        TrainingConfig(**fields)
+
+
+def test_adapters_train_beside_a_frozen_decoder_anyway() -> None:
+    with pytest.raises(ValidationError, match="trained: expected all beside lora, got 'patch_embedding'"):
+        TrainingConfig(num_steps=1, lora={"rank": 4}, trained="patch_embedding")  # pyright: ignore[reportArgumentType]
