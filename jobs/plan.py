@@ -103,7 +103,7 @@ def plan_recipe(recipe: Recipe, num_probe: int = 0, verbose: bool = False) -> Re
     # Teachers that run beside the student compute each image anew: what they take belongs to the training.
     taught = () if recipe.training.teacher_mode == "online" else recipe.teachers
     forecasts = [_forecast(recipe, teacher, opened, outputs, num_probe, verbose) for teacher in taught]
-        return RecipePlan(recipe.name, shown, tuple(forecasts), True, _training(recipe, opened))
+    return RecipePlan(recipe.name, shown, tuple(forecasts), True, _training(recipe, opened))
 
 
 def _has_roots(recipe: Recipe) -> bool:

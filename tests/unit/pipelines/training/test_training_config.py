@@ -49,8 +49,6 @@ def test_how_it_runs_does_not_change_the_key(fields: dict[str, Any]) -> None:
         {"lora": {"rank": 4}},
         {"teacher_mode": "online"},
         {"teacher_mode": "hybrid"},
-
-
         {"trained": "patch_embedding"},
     ],
 )
