@@ -51,8 +51,10 @@ class Keeper:
         progress = self._states.load(self._parts)
         if progress is None:
             return 0
-        self.rows = cast("list[Mapping[str, float]]", progress["rows"])
-        self._window = cast("list[Mapping[str, float]]", progress["window"])
+        self.rows, self._window = (
+            [_as_floats(row) for row in cast("list[Mapping[str, float]]", progress[name])]
+            for name in ("rows", "window")
+        )
         self._trainer.guard.load(cast("dict[str, Json]", progress["guard"]))
         return cast("int", progress["step"])
 
@@ -77,6 +79,11 @@ class Keeper:
             self._report({**self.rows[-1], **_means(self._seconds)})
             self._window.clear()
             self._seconds.clear()
+
+
+def _as_floats(row: Mapping[str, float]) -> Mapping[str, float]:
+    """A row as it was: canonical JSON makes 0 of 0.0."""
+    return {name: value if name == "step" else float(value) for name, value in row.items()}
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -109,7 +116,7 @@ def publish_checkpoint(
         return
     model = _plain_student(trainer, weights)
     files = checkpoint_files(model, tokenizer)
-    files[_METRICS] = "".join(json.dumps(dict(row)) + "\n" for row in rows).encode()
+    files[_METRICS] = "".join(json.dumps(dict(row), sort_keys=True) + "\n" for row in rows).encode()
     entries: list[FileEntry] = []
     for name, data in files.items():
         if not output.create(name, data):
