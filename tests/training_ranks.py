@@ -47,7 +47,7 @@ class Ranks:
         job: the run.
         notes: folder of the notes, which all starts of a run share.
         world_size: workers.
-        poisoned_steps: steps in which the last worker's losses aren't numbers.
+        poisoned_steps: steps in which the first worker's losses aren't numbers.
     """
 
     def __init__(self, job: Job, notes: Path, world_size: int = 1, poisoned_steps: Sequence[int] = ()) -> None:
@@ -137,7 +137,7 @@ class _NotingTrainer(Trainer):
 
     def _losses(self, batch: TrainingBatch, step: int, number: int) -> LossTerms:
         losses = super()._losses(batch, step, number)
-        if step in self.poisoned_steps and self.rank == self.world_size - 1:
+        if step in self.poisoned_steps and self.rank == 0:
             losses = replace(losses, total=losses.total * float("nan"))
         return losses
 

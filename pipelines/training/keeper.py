@@ -51,10 +51,7 @@ class Keeper:
         progress = self._states.load(self._parts)
         if progress is None:
             return 0
-        self.rows, self._window = (
-            [_as_floats(row) for row in cast("list[Mapping[str, float]]", progress[name])]
-            for name in ("rows", "window")
-        )
+        self.rows, self._window = (_as_floats(progress[name]) for name in ("rows", "window"))
         self._trainer.guard.load(cast("dict[str, Json]", progress["guard"]))
         return cast("int", progress["step"])
 
@@ -81,9 +78,12 @@ class Keeper:
             self._seconds.clear()
 
 
-def _as_floats(row: Mapping[str, float]) -> Mapping[str, float]:
-    """A row as it was: canonical JSON makes 0 of 0.0."""
-    return {name: value if name == "step" else float(value) for name, value in row.items()}
+def _as_floats(rows: Json) -> list[Mapping[str, float]]:
+    """Rows as they were: canonical JSON makes 0 of 0.0."""
+    return [
+        {name: value if name == "step" else float(value) for name, value in row.items()}
+        for row in cast("list[Mapping[str, float]]", rows)
+    ]
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

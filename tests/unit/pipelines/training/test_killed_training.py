@@ -23,13 +23,13 @@ NUM_STEPS = 12
 MakeJob = Callable[..., Job]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_job(
-    corpus_on_disk: Corpus, features_on_disk: dict[str, FeatureStore], student_config: StudentConfig, tmp_path: Path
+    corpus_on_disk: Corpus, features_on_disk: dict[str, FeatureStore], student_config: StudentConfig
 ) -> MakeJob:
-    """A run of twelve steps through two epochs, with a state behind every second one."""
+    """A run of twelve steps through several epochs, with a state behind every second one."""
 
-    def make(name: str, **fields: object) -> Job:
+    def make(output: Path, **fields: object) -> Job:
         config = TrainingConfig.model_validate(
             {
                 "num_steps": NUM_STEPS,
@@ -44,15 +44,16 @@ def make_job(
             }
         )
         stores = {teacher: store.objects.url for teacher, store in features_on_disk.items()}
-        return Job(corpus_on_disk.objects.url, stores, student_config, config, str(tmp_path / name), {"corpus": "c"})
+        return Job(corpus_on_disk.objects.url, stores, student_config, config, str(output), {"corpus": "c"})
 
     return make
 
 
-@pytest.fixture
-def peaceful(make_job: MakeJob, tmp_path: Path) -> tuple[Job, Path]:
+@pytest.fixture(scope="module")
+def peaceful(make_job: MakeJob, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Path]:
     """A run of one worker that nothing happened to, and its notes."""
-    job, notes = make_job("peaceful"), tmp_path / "peaceful-notes"
+    folder = tmp_path_factory.mktemp("peaceful")
+    job, notes = make_job(folder / "output"), folder / "notes"
     assert Ranks(job, notes).wait() == [0]
     return job, notes
 
@@ -72,7 +73,7 @@ def samples(notes: Path) -> list[object]:
 
 def test_killed_at_three_steps(make_job: MakeJob, peaceful: tuple[Job, Path], tmp_path: Path) -> None:
     """At random ones, wherever they and the writing of states are just then: the same bytes come out."""
-    job, notes = make_job("killed"), tmp_path / "notes"
+    job, notes = make_job(tmp_path / "killed"), tmp_path / "notes"
     moments = sorted(np.random.default_rng(5).choice(np.arange(1, NUM_STEPS - 1), 3, replace=False).tolist())
     for moment in moments:
         ranks = Ranks(job, notes)
@@ -88,7 +89,7 @@ def test_killed_at_three_steps(make_job: MakeJob, peaceful: tuple[Job, Path], tm
 
 def test_two_workers_then_one_then_two(make_job: MakeJob, peaceful: tuple[Job, Path], tmp_path: Path) -> None:
     """One of two is killed, on which the other can't go on; the run goes on with one, and again with two."""
-    job, notes = make_job("elastic"), tmp_path / "notes"
+    job, notes = make_job(tmp_path / "elastic"), tmp_path / "notes"
     two = Ranks(job, notes, world_size=2)
     two.wait_for(3)
     two.kill([1])
@@ -104,7 +105,7 @@ def test_two_workers_then_one_then_two(make_job: MakeJob, peaceful: tuple[Job, P
 def test_sharded_workers_resume_as_replicas(make_job: MakeJob, peaceful: tuple[Job, Path], tmp_path: Path) -> None:
     """States know nothing of how a run is divided: two shards, one process, two replicas, two shards."""
     notes = tmp_path / "notes"
-    sharded, replicated = make_job("sharded", parallel="fsdp2"), make_job("sharded")
+    sharded, replicated = make_job(tmp_path / "sharded", parallel="fsdp2"), make_job(tmp_path / "sharded")
     for job, world_size, moment in ((sharded, 2, 2), (replicated, 1, 4), (replicated, 2, 7)):
         ranks = Ranks(job, notes, world_size)
         ranks.wait_for(moment)
@@ -125,7 +126,7 @@ def test_a_worker_that_is_asked_to_leave_saves_first(
     make_job: MakeJob, peaceful: tuple[Job, Path], tmp_path: Path, world_size: int
 ) -> None:
     """SIGTERM to one: all of them save a state behind the same step, end, and the next start goes on from there."""
-    job, notes = make_job("leaving", checkpoint_every=1000), tmp_path / "notes"
+    job, notes = make_job(tmp_path / "leaving", checkpoint_every=1000), tmp_path / "notes"
     ranks = Ranks(job, notes, world_size)
     ranks.wait_for(4)
     ranks.terminate(world_size - 1)
@@ -145,7 +146,7 @@ def test_a_worker_that_is_asked_to_leave_saves_first(
 
 def test_all_workers_skip_what_one_of_them_can_not_digest(make_job: MakeJob, tmp_path: Path) -> None:
     """Killed behind the skipped steps, the run remembers them; its batches lie there to be looked at."""
-    job, notes = make_job("poisoned", log_every=1), tmp_path / "notes"
+    job, notes = make_job(tmp_path / "poisoned", log_every=1), tmp_path / "notes"
     ranks = Ranks(job, notes, world_size=2, poisoned_steps=[1, 3])
     ranks.wait_for(5)
     ranks.kill()
@@ -165,7 +166,7 @@ def test_all_workers_skip_what_one_of_them_can_not_digest(make_job: MakeJob, tmp
 
 
 def test_a_run_that_skips_too_often_ends(make_job: MakeJob, tmp_path: Path) -> None:
-    job = make_job("hopeless", survival={"max_skipped": 1})
+    job = make_job(tmp_path / "hopeless", survival={"max_skipped": 1})
     assert Ranks(job, tmp_path / "notes", world_size=2, poisoned_steps=[2, 3, 4]).wait() == [1, 1]
     assert len(history(tmp_path / "notes")) == 3
     assert read_manifest(Objects.open(job.output)) is None
