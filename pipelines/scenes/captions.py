@@ -2,9 +2,8 @@
 
     image_text/train/00000.tar        000000010000000.png, .txt and .json of each picture, 10,000 to a shard
 
-A caption names every object with its looks and its place: "a large red ring at the top left, on the right a small blue
-square". Looks and place come in either order, so that a model that is trained on them learns to find what stands at a
-place as well as where something stands.
+A caption names every object of its picture by all its looks, objects in an order of chance, words in one of two: "small
+red ring, square blue large". What follows a word can't be told without the picture, whichever word it is.
 """
 
 from __future__ import annotations
