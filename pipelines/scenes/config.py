@@ -114,8 +114,8 @@ class ScenesConfig(RecipeModel):
     """Number of expressions of a picture that name two or more objects."""
     visual_text_per_image: int = Field(default=3, ge=0, le=12)
     """Number of questions that point at an object of the picture to ask for another."""
-    captions: Literal["none", "webdataset"] = "none"
-    """Whether captions of whole pictures are written too, in shards that hold the pictures once more."""
+    captions: Literal["none", "pictures", "objects"] = "none"
+    """Whether captions are written too, in WebDataset shards: of whole pictures, or of each object cut out."""
     weights: KindWeights = KindWeights()
     """How often each kind of single-target expression is tried."""
     shapes: tuple[ShapeName, ...] = get_args(ShapeName)

@@ -103,8 +103,8 @@ def finish(config: ScenesConfig, output: Objects) -> Manifest:
         entries.append(FileEntry.of(block.key, output.read(block.key), len(facts["pictures"])))
     for key, (data, num_records) in source_files(pictures, config.size_px).items():
         entries.append(_written(output, key, data, num_records))
-    if config.captions == "webdataset":
-        for shard in caption_shards(pictures, config.size_px, config.seed, output):
+    if config.captions != "none":
+        for shard in caption_shards(pictures, config.captions, config.size_px, config.seed, output):
             entries.append(_written(output, *shard))
     counts = _counts(pictures)
     _LOG.info("scenes: %s", counts)

@@ -10,7 +10,7 @@
     osprey/osprey_detail_description.json                  descriptions of regions, training split only
     osprey/osprey_short_form.json                          colour and shape of regions in one word each, likewise
     perbench/train/detailed_caption.json, mcq.json, visual_text_res.json     and the same per split
-    image_text/train/00000.tar                             captions of whole pictures, if asked for (see `captions`)
+    image_text/train/00000.tar                             captions, if they are asked for (see `captions`)
     facts/train_000000.json                                all that is known about each block of pictures
 
 Categories are the shapes, ids from 1. Segmentations are compressed RLE with `counts` as a string, so

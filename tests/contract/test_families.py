@@ -514,7 +514,7 @@ def test_every_family_is_in_this_suite() -> None:
 @pytest.fixture(scope="module")
 def scenes_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("scenes")
-    scenes = ScenesConfig(size_px=64, splits=SplitSizes(train=6, val=3), captions="webdataset")
+    scenes = ScenesConfig(size_px=64, splits=SplitSizes(train=6, val=3), captions="pictures")
     generate(scenes, Objects.open(folder / "in"), NullProgress())
     sources: list[dict[str, object]] = [
         {"kind": "refcoco"},

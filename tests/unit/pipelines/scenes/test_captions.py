@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipelines.curation.steps.webdataset import read_shard
 from pipelines.progress import NullProgress
@@ -18,7 +19,7 @@ from pipelines.scenes.generate import generate
 from storage.manifest import verify_manifest
 from storage.objects import Objects
 
-CONFIG = ScenesConfig(size_px=64, splits=SplitSizes(train=5, val=2), captions="webdataset")
+CONFIG = ScenesConfig(size_px=64, splits=SplitSizes(train=5, val=2), captions="pictures")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def _pictures(scenes: Objects) -> list[PictureFacts]:
 
 def test_a_caption_names_every_object_with_all_its_looks(scenes: Objects) -> None:
     for picture in _pictures(scenes):
-        phrases = caption_of(picture, 64, Chance("a", picture["image_id"])).split(", ")
+        phrases = caption_of(picture["objects"], Chance("a", picture["image_id"])).split(", ")
         said = sorted(sorted(set(phrase.split()) & _looks(picture)) for phrase in phrases)
         there = [[item["size"], item["colour"], item["shape"], item["texture"]] for item in picture["objects"]]
         assert said == sorted(sorted(set(words) - {"plain"}) for words in there)
@@ -46,9 +47,9 @@ def _looks(picture: PictureFacts) -> set[str]:
 
 
 def test_order_is_of_chance_and_repeats_itself(scenes: Objects) -> None:
-    picture = _pictures(scenes)[0]
-    texts = [caption_of(picture, 64, Chance("seed", number)) for number in range(20)]
-    assert texts == [caption_of(picture, 64, Chance("seed", number)) for number in range(20)]
+    objects = _pictures(scenes)[0]["objects"]
+    texts = [caption_of(objects, Chance("seed", number)) for number in range(20)]
+    assert texts == [caption_of(objects, Chance("seed", number)) for number in range(20)]
     assert len(set(texts)) > 10
 
 
@@ -69,9 +70,31 @@ def test_shards_hold_the_pictures_themselves(scenes: Objects) -> None:
                 assert json.loads(facts.read())["caption"] == text.read().decode()
 
 
+def test_objects_are_cut_out_with_their_own_caption(scenes: Objects) -> None:
+    pictures = _pictures(scenes)[:1]
+    ((key, data, count),) = caption_shards(pictures, "objects", 64, 0, scenes)
+    assert (key, count) == ("image_text/train/00000.tar", len(pictures[0]["objects"]))
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for number, item in enumerate(pictures[0]["objects"]):
+            stem = f"{pictures[0]['image_id']:015d}_{number:02d}"
+            picture, text = archive.extractfile(f"{stem}.png"), archive.extractfile(f"{stem}.txt")
+            assert picture is not None
+            assert text is not None
+            words = {item["size"], item["colour"], item["shape"], item["texture"]} - {"plain"}
+            assert set(text.read().decode().split()) == words
+            left, top, width, height = item["bbox"]
+            with Image.open(picture) as cut, Image.open(io.BytesIO(_whole(scenes, pictures[0]))) as whole:
+                box = (max(left - 4, 0), max(top - 4, 0), min(left + width + 4, 64), min(top + height + 4, 64))
+                assert cut.tobytes() == whole.crop(box).tobytes()
+
+
+def _whole(scenes: Objects, picture: PictureFacts) -> bytes:
+    return scenes.read(image_key(picture["image_id"]))
+
+
 def test_many_pictures_are_divided(scenes: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captions, "_PICTURES_PER_SHARD", 2)
-    shards = [(key, count) for key, _, count in caption_shards(_pictures(scenes), 64, 0, scenes)]
+    monkeypatch.setattr(captions, "_RECORDS_PER_SHARD", 2)
+    shards = [(key, count) for key, _, count in caption_shards(_pictures(scenes), "pictures", 64, 0, scenes)]
     assert shards == [
         ("image_text/train/00000.tar", 2),
         ("image_text/train/00001.tar", 2),
