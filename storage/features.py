@@ -82,6 +82,7 @@ __all__ = [
 ]
 
 _NUM_THREADS = 16
+_ALONE_BYTES = 2**20  # of values of a local batch that one thread reads by itself: waking others takes as long
 _NUM_LOCAL_READERS = 4  # of a batch from a local disk: enough for its queue, few enough for the threads' cost
 _PIECES_PER_READER = 2  # so that nobody waits long for the slowest, and few files are opened twice
 _CACHED_TAIL_BYTES = 256 * 2**20
@@ -352,6 +353,8 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
     def _divided(self, groups: Mapping[_Place, list[int]]) -> list[list[tuple[_Place, list[int]]]]:
         """Work for the threads, neighbours together, so that one image is decoded while others are on their way."""
         is_local = self.objects.local_path is not None
+        if is_local and sum(self._value_bytes(place, len(rows)) for place, rows in groups.items()) <= _ALONE_BYTES:
+            return [list(groups.items())] if groups else []
         num_pieces = _PIECES_PER_READER * _NUM_LOCAL_READERS if is_local else _NUM_THREADS
         size = -(-sum(map(len, groups.values())) // num_pieces)
         pieces: list[list[tuple[_Place, list[int]]]] = []
@@ -366,6 +369,10 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
                 pieces[-1].append((place, taken))
                 start, room = start + len(taken), room - len(taken)
         return pieces
+
+    def _value_bytes(self, place: _Place, num_rows: int) -> int:
+        array = self._arrays[place[0]][place[1]]
+        return num_rows * array.num_channels * array.cells * self._parts[place[0]].codec.dtype.itemsize
 
     def _read_pieces(
         self,

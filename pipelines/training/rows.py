@@ -68,9 +68,13 @@ class Conversation:
     def masks(self) -> NDArray[np.uint8]:
         """(masks, height, width), one per `[SEG]` of the answers; decoded anew at each call."""
         masks = np.zeros((len(self.targets), *self.size_px), np.bool_)
+        decoded: dict[bytes, NDArray[np.bool_]] = {}  # turns on one image share its regions
         for mask, target in zip(masks, self.targets, strict=True):
             for index in target.regions:
-                mask |= decode_mask(target.sample.regions[index].mask)
+                stored = target.sample.regions[index].mask
+                if stored.counts not in decoded:
+                    decoded[stored.counts] = decode_mask(stored)
+                mask |= decoded[stored.counts]
         return masks.view(np.uint8)
 
 
