@@ -19,6 +19,7 @@ from pipelines.report import build_report, report_key
 from pipelines.scenes.config import ScenesConfig
 from pipelines.scenes.generate import scenes_key
 from pipelines.training.config import training_key
+from pipelines.training.notes import training_logs
 from pipelines.training.teacher_modes import TeacherBeside, teacher_beside
 from pipelines.training.write_back import StoreToFill
 from storage.codecs import Codec
@@ -209,6 +210,7 @@ def _train(workspace: Objects, recipe: Recipe) -> Stage:
             progress,
             inputs,
             _teachers_beside(workspace, recipe, outputs),
+            training_logs(workspace, target.key),
         )
 
     def complete(outputs: Outputs, target: Located) -> bool:

@@ -11,7 +11,7 @@ _PARTS = {
     "stall/storage": "waiting for storage",
     "stall/decode": "waiting for decoding",
     "stall/encode": "waiting for tokens and packing",
-    "stall/transfer": "copying to the device",
+    "stall/host_to_device": "copying to the device",
 }
 
 

@@ -101,6 +101,10 @@ class ValidationConfig(RecipeModel):
     seed: int = Field(default=0, ge=0)
     """Draws the pictures."""
 
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Whether a validation belongs behind a step of a run."""
+        return step % self.every_steps == 0 or step == num_steps
+
 
 class SurvivalConfig(RecipeModel):
     """What a run does about lost workers, pre-emption and steps that go wrong."""

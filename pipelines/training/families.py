@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jaxtyping import Float
-from torch import Tensor
-
 __all__ = ["family_sums", "mean_metrics"]
 
 _SUM, _COUNT, _MEAN = "family_sum/", "family_documents/", "loss/"
 
 
-def family_sums(per_document: Float[Tensor, " documents"], families: Sequence[str]) -> dict[str, float]:
+def family_sums(per_document: Sequence[float], families: Sequence[str]) -> dict[str, float]:
     """Summed losses and numbers of conversations by family, as entries that may be added up over batches and ranks.
 
     Args:
@@ -20,7 +17,7 @@ def family_sums(per_document: Float[Tensor, " documents"], families: Sequence[st
         families: family of each.
     """
     sums: dict[str, float] = {}
-    for family, loss in zip(families, per_document.tolist(), strict=True):
+    for family, loss in zip(families, per_document, strict=True):
         sums[_SUM + family] = sums.get(_SUM + family, 0.0) + loss
         sums[_COUNT + family] = sums.get(_COUNT + family, 0.0) + 1
     return sums

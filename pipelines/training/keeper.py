@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import cast
 
@@ -16,9 +16,11 @@ from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 from pipelines.training.beginning import trunk
 from pipelines.training.config import TrainingConfig, training_key
+from pipelines.training.families import mean_metrics
 from pipelines.training.loop import Trainer, Wanted, parameter_count
 from pipelines.training.parallel import full_weights
 from pipelines.training.run_state import SavedParts, States
+from pipelines.training.watch import Watch
 from storage.keys import Json
 from storage.manifest import FileEntry, Manifest, publish
 from storage.objects import Objects
@@ -35,16 +37,16 @@ class Keeper:
     Args:
         trainer: the rank's.
         states: where states go.
-        report: is told each new row, with the mean seconds of its steps.
     """
 
-    def __init__(self, trainer: Trainer, states: States, report: Callable[[Mapping[str, float]], None]) -> None:
+    def __init__(self, trainer: Trainer, states: States) -> None:
         self.rows: list[Mapping[str, float]] = []
         """Rows of the metrics file so far."""
-        self._trainer, self._states, self._report = trainer, states, report
+        self.watch: Watch | None = None
+        """Is told of each row and each checkpoint."""
+        self._trainer, self._states = trainer, states
         self._parts = SavedParts(trainer.model, trainer.optimizers, trainer.average)
         self._window: list[Mapping[str, float]] = []
-        self._seconds: list[Mapping[str, float]] = []
 
     def resume(self) -> int:
         """Puts the newest state in place of the beginning; gives the steps that are done."""
@@ -60,22 +62,27 @@ class Keeper:
         config = self._trainer.config
         last = step == config.num_steps
         if self._trainer.rank == 0:
-            self._record(step, metrics, seconds, due=last or step % config.log_every == 0)
+            self._record(step, metrics, due=last or step % config.log_every == 0)
+        if self.watch is not None and self.watch.is_due(step):
+            weights = _published_weights(self._trainer)
+            if self._trainer.rank == 0:
+                self.watch.validate(step, lambda: _plain_student(self._trainer, weights))
         agreed = self._trainer.agreed
         if not last and (step % config.checkpoint_every == 0 or agreed is not Wanted.NOTHING):
+            if self.watch is not None:
+                self.watch.flush()
             progress = {"rows": self.rows, "window": self._window, "guard": self._trainer.guard.state()}
             self._states.save(step, self._parts, cast("dict[str, Json]", progress))
         if last or agreed is not Wanted.NOTHING:
             self._states.wait()
 
-    def _record(self, step: int, metrics: Mapping[str, float], seconds: Mapping[str, float], *, due: bool) -> None:
+    def _record(self, step: int, metrics: Mapping[str, float], *, due: bool) -> None:
         self._window.append(dict(metrics))
-        self._seconds.append(seconds)
         if due:
-            self.rows.append({"step": step, **_means(self._window)})
-            self._report({**self.rows[-1], **_means(self._seconds)})
+            self.rows.append({"step": step, **mean_metrics(self._window)})
             self._window.clear()
-            self._seconds.clear()
+            if self.watch is not None:
+                self.watch.record(step, self.rows[-1], self._trainer.guard.num_skipped)
 
 
 def _as_floats(rows: Json) -> list[Mapping[str, float]]:
@@ -84,11 +91,6 @@ def _as_floats(rows: Json) -> list[Mapping[str, float]]:
         {name: value if name == "step" else float(value) for name, value in row.items()}
         for row in cast("list[Mapping[str, float]]", rows)
     ]
-
-
-def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = sorted({name for row in rows for name in row})
-    return {name: sum(row[name] for row in rows if name in row) / sum(name in row for row in rows) for name in names}
 
 
 def publish_checkpoint(
@@ -110,8 +112,7 @@ def publish_checkpoint(
         inputs: content keys of the corpus and of the feature stores, by name.
     """
     config = trainer.config
-    with nullcontext() if trainer.average is None else trainer.average.applied():
-        weights = full_weights(trainer.model)
+    weights = _published_weights(trainer)
     if trainer.rank:
         return
     model = _plain_student(trainer, weights)
@@ -138,6 +139,12 @@ def publish_checkpoint(
             },
         ),
     )
+
+
+def _published_weights(trainer: Trainer) -> dict[str, Tensor]:
+    """The weights, or their average if the recipe wants that; every rank must call it."""
+    with nullcontext() if trainer.average is None else trainer.average.applied():
+        return full_weights(trainer.model)
 
 
 def _plain_student(trainer: Trainer, weights: Mapping[str, Tensor]) -> PixelSail:

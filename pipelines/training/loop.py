@@ -18,9 +18,11 @@ from model.objective import LossTerms, TrainingBatch, compute_losses, draw_point
 from model.student import PixelSail
 from pipelines.training.config import TrainingConfig
 from pipelines.training.ema import MovingAverage
+from pipelines.training.families import family_sums
 from pipelines.training.feed import StepBatches
 from pipelines.training.guard import Guard, keep_for_inspection
 from pipelines.training.parallel import Replicas, is_sharded, trained_parameters
+from pipelines.training.throughput import Throughput
 from storage.objects import Objects
 
 __all__ = ["Trainer", "Wanted", "learning_rate_factor", "make_optimizers", "parameter_count", "points_generator"]
@@ -99,6 +101,8 @@ class Trainer:
     """Asked once in each step: what should happen behind it. The ranks do the most that any of them wants."""
     complete: Callable[[TrainingBatch], TrainingBatch] = field(default=lambda batch: batch)
     """Adds to a batch the features that no store has, see `pipelines.training.teacher_modes`."""
+    throughput: Throughput | None = None
+    """Is told of each step of `run`."""
     guard: Guard = field(init=False)
     agreed: Wanted = field(init=False, default=Wanted.NOTHING)
     """What the ranks have agreed on in the last step."""
@@ -129,8 +133,11 @@ class Trainer:
             started = time.perf_counter()
             batch = next(batches)
             seconds = {"wait_s": time.perf_counter() - started}
-            metrics = self.step(step, batch.micro_batches, batch.bins, batch.sample_ids)
-            after_step(step + 1, metrics, {**seconds, "step_s": time.perf_counter() - started})
+            metrics = self.step(step, batch.micro_batches, batch.bins, batch.sample_ids, batch.families)
+            seconds["step_s"] = time.perf_counter() - started
+            if self.throughput is not None:
+                self.throughput.add(batch, seconds)
+            after_step(step + 1, metrics, seconds)
             if self.agreed is Wanted.STOP:
                 return step + 1 == self.config.num_steps
         return True
@@ -141,6 +148,7 @@ class Trainer:
         micro_batches: Sequence[TrainingBatch],
         bins: Sequence[int] | None = None,
         sample_ids: Sequence[Sequence[str]] = (),
+        families: Sequence[Sequence[str]] = (),
     ) -> dict[str, float]:
         """One optimiser step.
 
@@ -149,10 +157,11 @@ class Trainer:
             micro_batches: this rank's part of the global batch.
             bins: their numbers over all ranks, which seed the points of masks; None: as if dealt out in turn.
             sample_ids: samples of each of this rank's conversations, for the inspection of a skipped step.
+            families: per micro-batch the family of each conversation; none: losses aren't told by family.
 
         Returns:
-            The loss, each term, the gradient norm, the learning rate and whether the step was `skipped`;
-            of a skipped step these two alone.
+            The loss, each term, the sums of `family_sums`, the gradient norm, the learning rate and whether the
+            step was `skipped`; of a skipped step these two alone.
 
         Raises:
             TooManySkips: more steps had to be skipped than the recipe allows.
@@ -160,7 +169,7 @@ class Trainer:
         factor = self._begin(step)
         if bins is None:
             bins = [self.rank + self.world_size * place for place in range(len(micro_batches))]
-        metrics = self._accumulate(step, list(zip(bins, micro_batches, strict=True)))
+        metrics = self._accumulate(step, list(zip(bins, micro_batches, strict=True)), families)
         self._parallel.sum_gradients()
         metrics["gradient_norm"] = self._parallel.clip(self.config.clip_norm)
         metrics = self._agree(metrics)
@@ -185,10 +194,13 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         return factor
 
-    def _accumulate(self, step: int, numbered: Sequence[tuple[int, TrainingBatch]]) -> dict[str, float]:
-        """Gradients of this rank's part; returns its part of the loss and of each term."""
+    def _accumulate(
+        self, step: int, numbered: Sequence[tuple[int, TrainingBatch]], families: Sequence[Sequence[str]]
+    ) -> dict[str, float]:
+        """Gradients of this rank's part; returns its part of the loss, of each term and of each family."""
         pieces = self._parallel.padded(numbered)
         values: list[tuple[str, float, Tensor]] = []
+        documents: list[Tensor] = []
         for place, ((number, batch), weight) in enumerate(pieces):
             self._parallel.begin_micro_batch(is_last=place == len(pieces) - 1)
             share = weight * batch.num_documents / self.config.batch_rows
@@ -197,12 +209,14 @@ class Trainer:
             if weight:
                 found = {"loss": losses.total.detach(), **losses.terms}
                 values += [(name, share, value.float()) for name, value in found.items()]
-        metrics: dict[str, float] = {}
+                documents.append(losses.per_document.float())
         # One transfer for all of them: each by itself would make the device wait.
-        numbers = torch.stack([value for _, _, value in values]).tolist() if values else []
-        for (name, share, _), number in zip(values, numbers, strict=True):
+        numbers = torch.cat([*(value.reshape(1) for _, _, value in values), *documents]).tolist() if values else []
+        metrics: dict[str, float] = {}
+        for (name, share, _), number in zip(values, numbers, strict=False):
             metrics[name] = metrics.get(name, 0.0) + number * share
-        return metrics
+        of_documents = [family for of_batch in families for family in of_batch]
+        return metrics | family_sums(numbers[len(values) :] if of_documents else (), of_documents)
 
     def _losses(self, batch: TrainingBatch, step: int, number: int) -> LossTerms:
         generator = points_generator(self.config.seed, step, number, self.device)

@@ -36,8 +36,8 @@ class RowSource:
 
     @property
     def family(self) -> str:
-        """Family of its samples, by which losses are told apart."""
-        return self.samples[0].family if self.samples else IMAGES
+        """Family of its samples, by which losses are told apart; where they are of several, all of them: `a_and_b`."""
+        return "_and_".join(sorted({sample.family for sample in self.samples})) or IMAGES
 
 
 IMAGES = "images"

@@ -51,6 +51,7 @@ def train(
     progress: Progress,
     inputs: Mapping[str, str],
     teachers: Sequence[TeacherBeside] = (),
+    logs: Objects | None = None,
 ) -> Manifest:
     """Trains a student, or finds it present.
 
@@ -65,20 +66,24 @@ def train(
         progress: is told about steps and losses.
         inputs: content keys of the corpus and of the feature stores or teachers, by name.
         teachers: those that run beside the student; none if the mode is `cached`.
+        logs: prefix for notes and trackers, which aren't part of the output; None: none are kept.
 
     Returns:
         The manifest of the checkpoint: `config.json`, `model.safetensors`, `tokenizer.json`, `metrics.jsonl`.
 
     Raises:
         InfrastructureError: workers failed more often than is tolerated.
+        UsageError: a tracker whose package isn't installed.
     """
     present = read_manifest(output)
     if present is not None:
         run_state.clear(output.child("state"))  # left where a run was killed right behind its checkpoint
         return present
+    config.tracking.check()
     if config.num_epochs is not None:
         config = config.with_steps(corpus_mixture(corpus, config)[0].rows_per_epoch)
-    job = Job(corpus.objects.url, dict(features), student, config, output.url, dict(inputs), tuple(teachers))
+    notes = None if logs is None else logs.url
+    job = Job(corpus.objects.url, dict(features), student, config, output.url, dict(inputs), tuple(teachers), notes)
     _fit(job, ray.remote(num_cpus=0)(Meter).remote(), progress)
     run_state.clear(output.child("state"))
     manifest = read_manifest(output)

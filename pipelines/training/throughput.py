@@ -16,8 +16,9 @@ from pipelines.training.feed import StepBatches
 
 __all__ = ["LOADER_PARTS", "PEAK_FLOPS", "Throughput", "peak_flops"]
 
-LOADER_PARTS = ("storage", "decode", "encode")
-"""What the loader spends its seconds on: fetching images and features, decoding them, tokens and packing."""
+LOADER_PARTS = ("storage", "decode", "encode", "host_to_device")
+"""What the loader spends its seconds on: fetching images and features, decoding them, tokens and packing, copying to
+the device (see `pipelines.training.feed.StepBatches`)."""
 
 PEAK_FLOPS = {
     "B200": 2_250e12,
@@ -47,15 +48,15 @@ def peak_flops(device_name: str) -> float | None:
 class Throughput:
     """Sums up the steps of one rank; a reading covers those since the reading before it.
 
-    A step stalls while it waits for the loader and while a batch travels to the device. Waiting is
-    divided among the loader's parts as its own seconds are, since it runs ahead in other threads: if two
-    thirds of them go into storage, two thirds of the waiting count as waiting for storage.
+    A step stalls while it waits for the loader. Since that runs ahead beside the steps, the waiting is divided
+    among its parts as its own seconds are: if two thirds of them go into storage, two thirds of the waiting
+    count as waiting for storage.
 
     Args:
         student: sizes, for the operations of a batch.
         training: rows of a step, precision and adapters.
         device: the rank's own.
-        world_size: ranks, taken to have as many tokens each unless the metrics tell their sum.
+        world_size: ranks, taken to have as many tokens each.
         peak_flops_per_s: of the device at the run's precision; None: as `PEAK_FLOPS` has it for bfloat16.
     """
 
@@ -75,20 +76,17 @@ class Throughput:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def add(self, batches: StepBatches, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
+    def add(self, batches: StepBatches, seconds: Mapping[str, float]) -> None:
         """Takes in one step.
 
         Args:
             batches: what it trained on.
-            metrics: of the step; `tokens` is the sum over the ranks.
-            seconds: `step_s` is the whole step, of which `wait_s` went into waiting for the loader and
-                `transfer_s` into copying to the device.
+            seconds: `step_s` is the whole step, of which `wait_s` went into waiting for the loader.
         """
         taken = {
             "step_s": seconds["step_s"],
             "wait_s": seconds.get("wait_s", 0.0),
-            "transfer_s": seconds.get("transfer_s", 0.0),
-            "tokens": metrics.get("tokens", batches.num_tokens * self.world_size),
+            "tokens": batches.num_tokens * self.world_size,
             **{part: batches.seconds.get(part, 0.0) for part in LOADER_PARTS},
         }
         if self.peak_flops_per_s is not None:
@@ -103,7 +101,7 @@ class Throughput:
 
         Returns:
             `step_s` (mean), `samples_per_s` and `tokens_per_s` of all ranks; `stall_share` and its parts
-            `stall/storage`, `stall/decode`, `stall/encode`, `stall/transfer` of this rank, in [0, 1];
+            `stall/storage`, `stall/decode`, `stall/encode`, `stall/host_to_device` of this rank, in [0, 1];
             `mfu`, the share of the device's peak that the student's own operations reach, where the peak
             is known; `memory_gib`, the most that was held: of the device's memory since the last
             reading, without a device the process' own since its start.
@@ -114,12 +112,11 @@ class Throughput:
             return {}
         step_s = sums["step_s"]
         stalls = {f"stall/{part}": share * sums["wait_s"] / step_s for part, share in _loader_shares(sums).items()}
-        stalls["stall/transfer"] = sums["transfer_s"] / step_s
         figures = {
             "step_s": step_s / num_steps,
             "samples_per_s": num_steps * self.training.batch_rows / step_s,
             "tokens_per_s": sums["tokens"] / step_s,
-            "stall_share": sum(stalls.values()),
+            "stall_share": sums["wait_s"] / step_s,
             **stalls,
         }
         if self.peak_flops_per_s is not None:

@@ -94,10 +94,6 @@ class Validator:
             lambda sample, turn_index: question_of(sample, turn_index, None, wordings),
         )
 
-    def is_due(self, step: int, num_steps: int) -> bool:
-        """Whether a validation belongs behind a step."""
-        return step % self._config.every_steps == 0 or step == num_steps
-
     def examine(self, make_student: Callable[[], PixelSail]) -> Validation:
         """Scores of a student.
 

@@ -7,23 +7,30 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import distributed
 
 from model.config import StudentConfig
+from model.tokenizer import StudentTokenizer
 from pipelines.training.beginning import first_model, first_tokenizer, resolved_student
-from pipelines.training.config import TrainingConfig
+from pipelines.training.config import TrainingConfig, training_key
 from pipelines.training.ema import MovingAverage
 from pipelines.training.keeper import Keeper, publish_checkpoint
 from pipelines.training.loader import FeedSpec, StepPool, iterate
+from pipelines.training.logbook import Logbook
 from pipelines.training.loop import Trainer, Wanted, make_optimizers
 from pipelines.training.parallel import arrange
 from pipelines.training.run_state import States
 from pipelines.training.teacher_modes import TeacherBeside, TeachersBeside
+from pipelines.training.throughput import Throughput
+from pipelines.training.trackers import TrackedRun
+from pipelines.training.validation import Validator
+from pipelines.training.watch import Watch
 from storage.corpus import Corpus
 from storage.features import FeatureStore
+from storage.keys import Json
 from storage.objects import Objects
 
 __all__ = ["Job", "Seat", "run_worker"]
@@ -45,6 +52,8 @@ class Job:
     """Content keys of the corpus and of the feature stores or teachers, by name."""
     teachers: tuple[TeacherBeside, ...] = ()
     """Those that run beside the student."""
+    logs: str | None = None
+    """URL for what is noted beside the output; None: no notes, no trackers."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ def run_worker(
     Args:
         job: the run.
         seat: of this worker.
-        report: is told each row of metrics, in the first rank.
+        report: is told each row of metrics with the speed, and each validation's scores, in the first rank.
         wanted: asked in each step what should happen behind it; all workers do the most that any of them wants.
         feed_pool: makes the pool of a loader of the kind `ray`.
 
@@ -87,7 +96,7 @@ def run_worker(
     output = Objects.open(job.output)
     trainer = _trainer(student, config, seat, output.child("inspect"), wanted)
     states = States(output.child("state"), config.survival.kept, seat.rank, seat.world_size)
-    keeper = Keeper(trainer, states, report)
+    keeper = Keeper(trainer, states)
     first_step = keeper.resume()
     if first_step:
         logger.info("training goes on from step %d of %d", first_step, config.num_steps)
@@ -98,21 +107,46 @@ def run_worker(
     weights = config.losses.distillation
     with (
         TeachersBeside(job.teachers, weights, seat.device, config.hybrid_part_images) as teachers,
+        _watch(job, seat, trainer, corpus, tokenizer, report, first_step) as watch,
         closing(iterate(feed, config.loader, first_step, config.num_steps, seat.device, pool)) as batches,
     ):
-        trainer.complete = teachers.complete
+        trainer.complete, trainer.throughput, keeper.watch = teachers.complete, watch.throughput, watch
 
         def after_step(step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
             if step % config.checkpoint_every == 0:
                 teachers.write()  # a run that goes on from there finds what was computed before
             keeper.after_step(step, metrics, seconds)
 
-        finished = trainer.run(batches, first_step, after_step)
+        finished = watch.finished = trainer.run(batches, first_step, after_step)
     if finished:
         publish_checkpoint(trainer, job.student, tokenizer, keeper.rows, output, job.inputs)
         if seat.world_size > 1:
             distributed.barrier()
     return finished
+
+
+def _watch(
+    job: Job,
+    seat: Seat,
+    trainer: Trainer,
+    corpus: Corpus,
+    tokenizer: StudentTokenizer,
+    report: Callable[[Mapping[str, float]], None],
+    first_step: int,
+) -> Watch:
+    config, student = job.training, trainer.model.config
+    if seat.rank:
+        return Watch(config, report)
+    throughput = Throughput(student, config, seat.device, seat.world_size, config.tracking.peak_flops)
+    validator = logbook = None
+    if config.validation is not None:
+        validator = Validator(corpus, config.validation, student.wordings, tokenizer, seat.device)
+    if job.logs is not None:
+        logs, key = Objects.open(job.logs), training_key(job.student, config, job.inputs)
+        recipe = {"student": job.student.hashed_fields(), "training": config.hashed_fields()}
+        run = TrackedRun(key, logs, first_step, cast("dict[str, Json]", recipe))
+        logbook = Logbook(logs, config.tracking.build(run), first_step)
+    return Watch(config, report, throughput, validator, logbook)
 
 
 def _trainer(

@@ -20,6 +20,7 @@ from pipelines.training.keeper import Keeper, publish_checkpoint
 from pipelines.training.loop import Trainer, Wanted, make_optimizers
 from pipelines.training.pipeline import _as_sailloft_error, train
 from pipelines.training.run_state import States
+from pipelines.training.watch import Watch
 from pipelines.training.worker import Job
 from storage.corpus import Corpus
 from storage.errors import DataError, InfrastructureError, UsageError
@@ -101,7 +102,8 @@ def test_metrics_are_averaged_and_states_saved(make_job: Callable[..., Job], run
     """Steps between the last row and the state are part of the state: the next row counts them too."""
     states, reported = States(run_folder), []
     trainer = make_trainer(make_job())
-    keeper = Keeper(trainer, states, reported.append)
+    keeper = Keeper(trainer, states)
+    keeper.watch = Watch(trainer.config, reported.append)
     assert keeper.resume() == 0
     for step in range(1, 7):
         keeper.after_step(step, {"loss": float(step), **({"mask_bce": 4.0} if step == 3 else {})}, {"step_s": 1.0})
@@ -110,8 +112,8 @@ def test_metrics_are_averaged_and_states_saved(make_job: Callable[..., Job], run
         {"step": 4, "loss": 3.5, "mask_bce": 4.0},
         {"step": 6, "loss": 5.5},
     ]
-    assert reported == [{**row, "step_s": 1.0} for row in keeper.rows]
-    resumed = Keeper(make_trainer(make_job()), states, reported.append)
+    assert reported == [{**row, "skipped_steps": 0} for row in keeper.rows]
+    resumed = Keeper(make_trainer(make_job()), states)
     assert resumed.resume() == 3
     assert resumed.rows == [{"step": 2, "loss": 1.5}]
     for step in range(4, 7):
@@ -121,7 +123,9 @@ def test_metrics_are_averaged_and_states_saved(make_job: Callable[..., Job], run
 
 def test_only_the_first_rank_records(make_job: Callable[..., Job], run_folder: Objects) -> None:
     reported: list[Mapping[str, float]] = []
-    keeper = Keeper(make_trainer(make_job(checkpoint_every=100), rank=1), States(run_folder), reported.append)
+    trainer = make_trainer(make_job(checkpoint_every=100), rank=1)
+    keeper = Keeper(trainer, States(run_folder))
+    keeper.watch = Watch(trainer.config, reported.append)
     for step in range(1, 7):
         keeper.after_step(step, {"loss": 1.0}, {"step_s": 1.0})
     assert keeper.rows == reported == []
@@ -132,12 +136,12 @@ def test_a_wish_is_granted_with_a_state(make_job: Callable[..., Job], run_folder
     """Complete when `after_step` returns: the process may be gone a moment later."""
     trainer = make_trainer(make_job(checkpoint_every=100))
     states = States(run_folder)
-    keeper = Keeper(trainer, states, lambda _: None)
+    keeper = Keeper(trainer, states)
     keeper.after_step(1, {"loss": 1.0}, {})
     trainer.agreed = wanted
     keeper.after_step(2, {"loss": 1.0}, {})
     assert "step-00000002/manifest.json" in {info.key for info in run_folder.list()}
-    assert Keeper(make_trainer(make_job()), states, lambda _: None).resume() == 2
+    assert Keeper(make_trainer(make_job()), states).resume() == 2
 
 
 def test_a_checkpoint_is_published_without_distillation_heads(
