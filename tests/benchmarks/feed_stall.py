@@ -68,6 +68,7 @@ def _measured(
     feed = spec()
     ready = [feed.step_batches(step) for step in range(3 if options.tiny else _NUM_READY)]
     rates: dict[str, list[float]] = {"ready": [], "fed": []}
+    cpu_s: dict[str, list[float]] = {"ready": [], "fed": []}
     waits: list[float] = []
     with fixed_threads(options.num_threads), closing(iterate(factory, loader, 0, total)) as fed:
         sources: Mapping[str, Iterator[StepBatches]] = {"ready": cycle(ready), "fed": fed}
@@ -76,7 +77,7 @@ def _measured(
             for name, batches in sources.items():
                 for _ in range(lead if name == "fed" else 1):
                     _step(trainer, next(batches))
-                started_s, waited_s = time.perf_counter(), 0.0
+                started_s, started_cpu_s, waited_s = time.perf_counter(), time.process_time(), 0.0
                 for _ in range(num_steps):
                     asked_s = time.perf_counter()
                     batch = next(batches)
@@ -84,6 +85,7 @@ def _measured(
                     _step(trainer, batch)
                     if name == "fed":
                         made.append(batch)
+                cpu_s[name].append((time.process_time() - started_cpu_s) / num_steps)
                 taken_s = time.perf_counter() - started_s
                 rates[name].append(num_steps / taken_s)
                 if name == "fed":
@@ -96,6 +98,7 @@ def _measured(
         "machine": machine(options, repeats),
         "steps_per_s": {name: {"unit": "1/s", **spread(found)} for name, found in rates.items()},
         "waited_share": spread(waits),
+        "trainer_cpu_s_per_step": {name: spread(found) for name, found in cpu_s.items()},
         "loader_ms_per_step": {name: round(value, 2) for name, value in seconds.items()},
         "ratio": judged({"of": "1 - fed / ready", "value": round(share, 4), "pairs": spread(pairs)}, at_most=target),
     }

@@ -19,6 +19,7 @@ from pipelines.training.config import LoaderConfig, TrainingConfig
 from pipelines.training.feed import StepBatches, TrainingFeed
 from pipelines.training.loader import FailedStep, FeedSpec, StepWorker, iterate
 from pipelines.training.packed_step import pack_step, unpack_step
+from pipelines.training.pipeline import _FeedActors
 from storage.corpus import Corpus
 from storage.errors import DataError, InfrastructureError, UnknownKind, UsageError
 from storage.features import FeatureStore
@@ -181,3 +182,35 @@ def test_a_process_that_dies_is_named() -> None:
 def test_ray_needs_a_session(spec: FeedSpec) -> None:
     with pytest.raises(UsageError, match="expected a Ray session"):
         next(iterate(spec, LoaderConfig(kind="ray"), 0, 4))
+
+
+@pytest.mark.ray
+def test_actors_give_the_same_batches(spec: FeedSpec, local_ray: None) -> None:
+    plain = spec()
+    loader = LoaderConfig(kind="ray", num_workers=2)
+    with_actors = replace(spec, config=recipe(loader=loader))
+    found = list(iterate(with_actors, loader, 3, 7, pool=lambda: _FeedActors(with_actors)))
+    assert_same(found, [plain.step_batches(step) for step in range(3, 7)])
+    broken = replace(with_actors, config=recipe(loader=loader, micro_batch_tokens=8))
+    with pytest.raises(DataError, match=r"expected a conversation of at most 8 tokens"):
+        next(iterate(broken, loader, 0, 4, pool=lambda: _FeedActors(broken)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_batches_are_on_the_device_when_they_are_wanted(spec: FeedSpec, kind: str) -> None:
+    """What is copied beside the step is what the CPU has, also where the step's stream is busy with other work."""
+    hybrid = replace(spec, config=recipe(teacher_mode="hybrid"))
+    plain, device = hybrid(), torch.device("cuda")
+    work = torch.rand(2048, 2048, device=device)
+    found: list[StepBatches] = []
+    for step in iterate(hybrid, LoaderConfig.model_validate({"kind": kind}), 0, 6, device):
+        for _ in range(20):
+            work = work @ work / 1024
+        batches = step.micro_batches
+        assert all(batch.inputs.patches.is_cuda and batch.labels.is_cuda for batch in batches)
+        assert not any(image.is_cuda for batch in batches for own in batch.missing.values() for _, _, image in own)
+        assert step.seconds["host_to_device"] > 0
+        found.append(replace(step, micro_batches=tuple(batch.to("cpu") for batch in batches)))
+    assert_same(found, [plain.step_batches(step) for step in range(6)])
