@@ -84,11 +84,10 @@ class FeatureTargets:
         """What the integers stand for, float32: principal components for `klt`, else the features."""
         values = self.values
         if values.dtype == torch.int16:
-            codes = values.to(torch.int32) & 0xFFFF
-            values = (codes >> 1) ^ -(codes & 1)
-        coefficients = values.to(torch.float32)
-        if self.scale is not None:
-            coefficients = coefficients * self.scale[:, :, None, None]
+            # Never wider than stored: what bounds this on every device is the traffic of memory.
+            signs = (values & 1).neg_()
+            values = (values >> 1).bitwise_and_(0x7FFF).bitwise_xor_(signs)
+        coefficients = values.to(torch.float32) if self.scale is None else values * self.scale[:, :, None, None]
         if self.offset is not None:
             coefficients = coefficients + self.offset[:, :, None, None]
         if len(self.outlier_place):
@@ -116,7 +115,8 @@ class FeatureTargets:
         with torch.autocast(student.device.type, enabled=False):
             compared = student.float()
             if self.rotation is not None and self.mean is not None:
-                compared = torch.einsum("kc,bchw->bkhw", self.rotation, compared - self.mean[:, None, None])
+                rotation, offset = self.rotation.expand(len(self), -1, -1), -(self.rotation @ self.mean)
+                compared = torch.baddbmm(offset[None, :, None], rotation, compared.flatten(2)).view(compared.shape)
             coefficients = self.coefficients()
             if coefficients.shape[-2:] != student.shape[-2:]:
                 size = (student.shape[-2], student.shape[-1])

@@ -14,6 +14,7 @@ SUITES = {
     "features": "tests.benchmarks.features",
     "student": "tests.benchmarks.student",
     "teach": "tests.benchmarks.teach",
+    "train": "tests.benchmarks.train",
 }
 """Module of each suite; it has a dictionary `BENCHMARKS`, whose names no other suite uses."""
 
