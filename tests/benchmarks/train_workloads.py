@@ -52,7 +52,7 @@ __all__ = [
 FEATURES = FeaturesConfig.model_validate({"codec": "klt", "batch_size": 2})
 PHOTOGRAPH_PX = (480, 640)
 """(height, width) of the commonest photograph of COCO."""
-_WORDS = "the large small red blue grey bright dark left right upper lower person dog chair window car of near".split()
+_WORDS = ("the", "large", "small", "red", "blue", "left", "upper", "person", "dog", "window", "car", "of", "near")
 
 
 @dataclass(frozen=True, slots=True)
