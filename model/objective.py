@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from model.attention import AttentionPlan
@@ -262,6 +263,7 @@ def losses_of(
     text = _text_loss(model, flat, batch, zeros)
     bce, dice, num_masks = zeros, zeros, zeros
     distilled: dict[str, Tensor] = {}
+    layers = cast("Mapping[str, nn.Linear]", model.distillation_heads)
     for grid, (images, patches) in model.patch_maps(hidden, batch.inputs).items():
         documents = batch.image_documents[images]
         cells = model.mask_features(patches)
@@ -278,10 +280,10 @@ def losses_of(
                 continue
             for of_teacher, features in groups:
                 picked = [images.index(image) for image in of_teacher]
-                student = model.distillation_heads[head.teacher](
-                    (cells if head.source == "mask_features" else patches)[picked]
-                )
-                loss = features.mean_squared_error(student.permute(0, 3, 1, 2)) / (1 + _EPSILON)
+                student = cells if head.source == "mask_features" else patches
+                if picked != list(range(len(images))):  # the usual case needs no copy
+                    student = student[picked]
+                loss = features.error_of(layers[head.teacher], student) / (1 + _EPSILON)
                 so_far = distilled.setdefault(head.teacher, zeros)
                 distilled[head.teacher] = so_far.index_add(0, documents[picked], loss)
     bce, dice = bce / (num_masks + _EPSILON), dice / (num_masks + _EPSILON)

@@ -29,12 +29,12 @@ from tests.benchmarks.train_workloads import PHOTOGRAPH_PX, published_student_fl
 __all__ = ["distill_step_overhead"]
 
 TARGET = 1.10
-_PEAK_FLOPS, _FLOAT32_FLOPS, _BANDWIDTH = 989e12, 67e12, 3.35e12
-"""Of an H100 SXM by its data sheet: dense bfloat16 and float32 operations, and bytes of memory, per second."""
-_UNPACKED_BYTES, _RESIZED_BYTES, _COMPARED_BYTES = 28, 4, 78
-"""Memory traffic per value, counted over the operations of `FeatureTargets.mean_squared_error` and the way back.
-A stored value: unzigzag 22, scale 6; where it is resized, read once more. A compared value: written by the resize 4 and
-by the head 2, as float32 6, rotated 8, difference 12, square 8, mean 4; back through these 16, 8, 6 and 4."""
+_PEAK_FLOPS, _BANDWIDTH = 989e12, 3.35e12
+"""Of an H100 SXM by its data sheet: dense bfloat16 operations, and bytes of memory, per second."""
+_UNPACKED_BYTES, _RESIZED_BYTES, _COMPARED_BYTES = 28, 4, 54
+"""Memory traffic per value, counted over the operations of `FeatureTargets.error_of` and the way back. A stored value:
+unzigzag 22, scale 6; where it is resized, read once more. A compared value: written by the resize 4 and by the head 2,
+difference 10, square 8, mean 4; back through square 16, difference 6, head 4."""
 
 
 def distill_step_overhead(options: Options) -> Figures:
@@ -121,12 +121,10 @@ def _derived() -> dict[str, Json]:
         for head in student.distillation
     }
     compared = sum(cells[kind] * heads[kind].num_channels for kind in heads)
-    rotations = sum(2 * cells[kind] * heads[kind].num_channels ** 2 for kind in heads)
     step = 3 * (flops.total - flops.distillation)
     checkpointed = step + flops.layers + flops.attention
     rate = MFU * _PEAK_FLOPS
-    # Rotations are in float32, on the way there and back; nothing has to be known of their weights.
-    added_s = 3 * flops.distillation / rate + 2 * rotations / _FLOAT32_FLOPS
+    added_s = 3 * flops.distillation / rate
     native = sum(_native_values(teacher, heads[teacher.kind].num_channels) for teacher in teachers)
     ratios: dict[str, Json] = {}
     for grid, stored, per_value in (
@@ -146,12 +144,10 @@ def _derived() -> dict[str, Json]:
         "with_checkpointing": tera(checkpointed),
         "ms_without": round(1000 * step / rate, 3),
         "added_by_heads_tflop": tera(3 * flops.distillation),
-        "added_by_rotations_tflop": tera(2 * rotations),
         "compared_values": compared,
         "assumed": {
             "mfu": MFU,
             "peak_tflops": _PEAK_FLOPS / 1e12,
-            "float32_tflops": _FLOAT32_FLOPS / 1e12,
             "bandwidth_tb_s": _BANDWIDTH / 1e12,
         },
         "by_grid_of_the_features": ratios,

@@ -63,6 +63,22 @@ def test_the_error_needs_no_inverse(stored: list[StoredFeature], grid: tuple[int
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5 * float(expected_gradient.abs().max()))
 
 
+def test_a_head_is_rotated_instead_of_what_it_gives(stored: list[StoredFeature]) -> None:
+    targets = stack_targets(stored)
+    generator = torch.Generator().manual_seed(1)
+    head, inputs = torch.nn.Linear(5, NUM_CHANNELS), torch.randn(3, 4, 4, 5, generator=generator).requires_grad_()
+    with torch.no_grad():
+        head.weight.normal_(generator=generator)
+        head.bias.normal_(generator=generator)
+    parameters = (inputs, head.weight, head.bias)
+    expected = targets.mean_squared_error(head(inputs).permute(0, 3, 1, 2))
+    found = targets.error_of(head, inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    gradients = torch.autograd.grad(expected.sum(), parameters), torch.autograd.grad(found.sum(), parameters)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5 * float(one.abs().max()))
+
+
 def test_integers_travel(stored: list[StoredFeature], codec: Codec) -> None:
     targets = stack_targets(stored)
     assert targets.values.element_size() == codec.dtype.itemsize
