@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,12 @@ import torch
 
 from model.config import StudentConfig
 from model.lora import LoraConfig
+from model.processor import Processor
+from model.tokenizer import StudentTokenizer
 from pipelines.training.config import MixtureEntry, TrainingConfig
 from pipelines.training.feed import TrainingFeed
+from storage.corpus import Corpus
+from storage.features import FeatureStore
 from tests.parallel_steps import Case, Outcome, run_ranks, train, train_all
 
 MakeFeed = Callable[..., TrainingFeed]
@@ -51,12 +56,11 @@ def make_case(make_feed: MakeFeed, student: StudentConfig, fields: dict[str, obj
 
 @pytest.fixture(scope="module")
 def outcomes(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    make_module_feed: MakeFeed, student_config: StudentConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, str], Outcome]:
     """All cases by one pair of processes, each in both ways."""
     folder: Path = tmp_path_factory.mktemp("ranks")
-    make_feed, student = (request.getfixturevalue(name) for name in ("make_module_feed", "student_config"))
-    cases = {name: make_case(make_feed, student, fields, 2) for name, fields in CASES.items()}
+    cases = {name: make_case(make_module_feed, student_config, fields, 2) for name, fields in CASES.items()}
     (folder / "cases.pickle").write_bytes(pickle.dumps(cases))
     run_ranks(train_all, 2, folder)
     return pickle.loads((folder / "outcomes.pickle").read_bytes())
@@ -64,18 +68,25 @@ def outcomes(
 
 @pytest.fixture(scope="module")
 def make_module_feed(
-    request: pytest.FixtureRequest,
+    corpus: Corpus, features: dict[str, FeatureStore], tokenizer: StudentTokenizer, student_config: StudentConfig
 ) -> MakeFeed:
-    from model.processor import Processor
-
-    corpus, features, tokenizer, student = (
-        request.getfixturevalue(name) for name in ("corpus", "features", "tokenizer", "student_config")
-    )
+    processor = Processor(student_config, tokenizer)
 
     def make(config: TrainingConfig, rank: int = 0, world_size: int = 1) -> TrainingFeed:
-        return TrainingFeed(corpus, features, Processor(student, tokenizer), config, rank, world_size)
+        return TrainingFeed(corpus, features, processor, config, rank, world_size)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def single(make_module_feed: MakeFeed, student_config: StudentConfig) -> Callable[[str], Outcome]:
+    """The same case by one process."""
+
+    @cache
+    def trained(name: str) -> Outcome:
+        return train(make_case(make_module_feed, student_config, CASES[name], 1), "ddp")
+
+    return trained
 
 
 @pytest.mark.parametrize("way", ["ddp", "fsdp2"])
@@ -84,31 +95,29 @@ def test_two_ranks_equal_one_process(
     name: str,
     way: str,
     outcomes: dict[tuple[str, str], Outcome],
-    make_module_feed: MakeFeed,
-    student_config: StudentConfig,
+    single: Callable[[str], Outcome],
 ) -> None:
     """Losses, gradients, weights and their average.
 
     Sums are rounded in another order (measured: losses 4e-7, gradients 1e-6 of the largest). AdamW divides tiny
     gradients by their own size, so that rounding grows up to a step of the weights, here 1e-3.
     """
-    single = train(make_case(make_module_feed, student_config, CASES[name], 1), "ddp")
-    found = outcomes[name, way]
+    expected, found = single(name), outcomes[name, way]
     # Shards are gathered as bfloat16: norms and products are rounded at other places than under autocast alone.
     half = name == "half precision"
-    for ours, theirs in zip(found.metrics, single.metrics, strict=True):
+    for ours, theirs in zip(found.metrics, expected.metrics, strict=True):
         assert ours.keys() == theirs.keys()
         assert ours == pytest.approx(theirs, rel=2e-2 if half else 2e-5, abs=1e-6)
-    assert found.gradients.keys() == single.gradients.keys()
-    scale = max(float(gradient.abs().max()) for gradient in single.gradients.values())
-    for parameter, gradient in single.gradients.items():
+    assert found.gradients.keys() == expected.gradients.keys()
+    scale = max(float(gradient.abs().max()) for gradient in expected.gradients.values())
+    for parameter, gradient in expected.gradients.items():
         difference = (found.gradients[parameter] - gradient).abs().max()
         assert difference < scale * (5e-2 if half else 1e-4), parameter
-    assert found.weights.keys() == single.weights.keys()
-    assert found.averages.keys() == single.averages.keys()
-    for theirs, expected in ((found.weights, single.weights), (found.averages, single.averages)):
-        for parameter, weight in expected.items():
-            difference = (theirs[parameter] - weight).abs()
+    assert found.weights.keys() == expected.weights.keys()
+    assert found.averages.keys() == expected.averages.keys()
+    for ours, theirs in ((found.weights, expected.weights), (found.averages, expected.averages)):
+        for parameter, weight in theirs.items():
+            difference = (ours[parameter] - weight).abs()
             assert difference.max() < (3e-3 if half else 5e-5), parameter
             assert difference.mean() < (3e-4 if half else 2e-6), parameter
 
