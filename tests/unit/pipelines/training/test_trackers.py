@@ -10,6 +10,7 @@ from typing import Any
 
 import mlflow
 import pytest
+import wandb
 from mlflow.exceptions import MlflowException
 from PIL import Image
 from pydantic import ValidationError
@@ -230,6 +231,7 @@ def test_wandb_stays_offline_and_bears_one_id(tmp_path: Path, monkeypatch: pytes
     first = WandbConfig(project="pixels").build(run_at(logs))
     interrupted(first)
     first.close(finished=False)
+    wandb.teardown()  # waits for the process that writes
     (folder,) = (tmp_path / "wandb").glob(f"offline-run-*-{KEY}")
     rows = wandb_history(folder / f"run-{KEY}.wandb")
     assert [(int(row["_step"]), round(float(row["train/loss"]), 6)) for row in rows] == LOSS[:4]
