@@ -82,6 +82,49 @@ def test_the_real_demo_needs_a_folder(tmp_path: Path) -> None:
     assert names == ["curate", *features, "train", "evaluate", "report"]
 
 
+@pytest.mark.parametrize(
+    ("mode", "until", "stages"),
+    [
+        ("cached", None, ["calibrate mask2former", "teach mask2former", "calibrate sam2", "teach sam2"]),
+        ("hybrid", None, ["calibrate mask2former", "calibrate sam2"]),
+        ("hybrid", "teach", ["calibrate mask2former", "teach mask2former", "calibrate sam2", "teach sam2"]),
+        ("online", None, []),
+    ],
+)
+def test_teachers_beside_the_student_need_fewer_stages(
+    mode: str, until: str | None, stages: list[str], tmp_path: Path
+) -> None:
+    recipe = load_recipe("smoke", [f"workspace={tmp_path}", f"training.teacher_mode={mode}"])
+    planned = plan_stages(recipe, Timings(Objects.open(str(tmp_path))), until)
+    names = [stage.name for stage in planned]
+    assert names[: 2 + len(stages)] == ["scenes", "curate", *stages]
+    known = set[str]()
+    for stage in planned:
+        assert known.issuperset(stage.inputs), stage.name
+        known.add(stage.name)
+
+
+def test_each_mode_has_an_address_of_its_own(tmp_path: Path) -> None:
+    def key(mode: str, *overrides: str) -> str:
+        values = [f"workspace={tmp_path}", "features.codec=raw16", f"training.teacher_mode={mode}", *overrides]
+        outputs: dict[str, Located] = {}
+        for stage in plan_stages(load_recipe("smoke", values), Timings(Objects.open(str(tmp_path)))):
+            located = stage.locate(outputs, None)
+            assert located is not None
+            outputs[stage.name] = located
+            if stage.name == "train":
+                return located.key
+        raise AssertionError("no training stage")
+
+    keys = {mode: key(mode) for mode in ("cached", "hybrid", "online")}
+    assert len(set(keys.values())) == 3
+    # Only where features are stored does their encoding decide what is learnt; the grid always does.
+    assert key("online", "features.codec=int8") == keys["online"]
+    assert key("hybrid", "features.codec=int8") != keys["hybrid"]
+    assert key("online", "features.grid=stride:16") != keys["online"]
+    assert key("hybrid", "training.hybrid_part_images=3") == keys["hybrid"]
+
+
 @pytest.mark.parametrize("folder", ["it's", "a b: c", "#x", "100"])
 def test_any_folder_name_survives_the_override(tmp_path: Path, folder: str) -> None:
     real = tmp_path / folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from pipelines.distillation.teaching import store_description, teaching_of
 from pipelines.progress import NullProgress
 from pipelines.training.config import TrainingConfig
 from pipelines.training.feed import TrainingFeed
-from pipelines.training.teacher_modes import TeachersBeside, teacher_beside
+from pipelines.training.teacher_modes import TeacherBeside, TeachersBeside, teacher_beside
+from pipelines.training.worker import Job, Seat, run_worker
 from pipelines.training.write_back import StoreToFill
 from storage.calibration import TIERS, CalibrationSample
 from storage.codecs import Codec, codec_of
@@ -387,3 +389,43 @@ def test_batches_of_several_images_agree_to_rounding(bench: Bench) -> None:
             for (_, mine), (_, theirs) in zip(groups, together.features[kind][grid], strict=True):
                 # Measured: at most 1 unit in the last place of float16, 0.001 relative.
                 np.testing.assert_allclose(mine.values.float(), theirs.values.float(), rtol=2e-3, atol=2e-3)
+
+
+def test_whole_runs_in_the_three_modes(bench: Bench) -> None:
+    """One worker from the first step to the checkpoint; 3 images per part, so that one is written on the way."""
+    features = features_config()
+    rows: dict[str, list[dict[str, float]]] = {}
+    # In this order, so that `cached` reads what `hybrid` has written.
+    for mode in ("online", "hybrid", "cached"):
+        beside: tuple[TeacherBeside, ...] = ()
+        stores = {teacher.kind: str(bench.folder / f"run-{teacher.kind}") for teacher in TEACHERS}
+        if mode != "cached":
+            targets = {
+                teacher.kind: StoreToFill(
+                    stores[teacher.kind],
+                    "a" * 64,
+                    store_description(teacher, features, codec_of("raw16")),
+                    codec_of("raw16"),
+                )
+                for teacher in TEACHERS
+            }
+            beside = tuple(
+                teacher_beside(teacher, features, targets[teacher.kind] if mode == "hybrid" else None)
+                for teacher in TEACHERS
+            )
+        config = training_config(mode, hybrid_part_images=3, num_steps=3, log_every=1)
+        job = Job(
+            bench.corpus.objects.url,
+            {} if mode == "online" else stores,
+            bench.config,
+            config,
+            str(bench.folder / f"output-{mode}"),
+            {"corpus": "c"},
+            beside,
+        )
+        assert run_worker(job, Seat(), lambda row: None)
+        metrics = Objects.open(job.output).read("metrics.jsonl").decode().splitlines()
+        rows[mode] = [json.loads(line) for line in metrics]
+    assert len(FeatureStore.open(bench.folder / "run-sam2").parts) == 2
+    assert {"distillation/mask2former", "distillation/sam2"} <= rows["cached"][0].keys()
+    assert rows["online"] == rows["hybrid"] == rows["cached"]
