@@ -3,9 +3,10 @@
     image_text/train/00000.tar        000000010000000.png, .txt and .json of a picture; 10,000 records to a shard
     image_text/train/00000.tar        000000010000000_03.png and so on: object 3 of that picture
 
-A caption names objects by all their looks, objects in an order of chance, words in one of two: "small red ring, square
-blue large". What follows a word can't be told without the picture, whichever word it is. Pictures of one object each
-are to scenes what the pictures of ImageNet are to photographs: what is in them is said by a label.
+A caption of a picture names every object with its looks and its place, objects in an order of chance, looks and place
+in either: "a small red ring at the top left, on the right a large blue square". One of a single object has its looks
+in one of two orders, "small red ring" or "ring red small". Pictures of one object each are to scenes what those of
+ImageNet are to photographs: what is in them is said by a label.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from pipelines.scenes.chance import Chance
 from pipelines.scenes.png import encode_png
 from storage.objects import Objects
 
-__all__ = ["CaptionedThings", "caption_of", "caption_shards"]
+__all__ = ["CaptionedThings", "caption_of", "caption_shards", "label_of"]
 
 CaptionedThings = Literal["pictures", "objects"]
 """What a record of the shards shows."""
 
+_ROWS, _COLUMNS = ("top", "", "bottom"), ("left", "", "right")
+_PLACES = {"": "in the middle", "top": "at the top", "bottom": "at the bottom", "left": "on the left"}
+_PLACES["right"] = "on the right"
 _RECORDS_PER_SHARD = 10_000  # img2dataset's own default
 _MARGIN = 1 / 16
 """Around an object that is cut out, as a share of the picture's side."""
@@ -37,14 +41,25 @@ Record = tuple[str, bytes, str, tuple[int, int]]
 """Key, picture, caption, (height, width) in px."""
 
 
-def caption_of(objects: Sequence[ObjectFacts], chance: Chance) -> str:
-    """One caption of some objects.
+def caption_of(picture: PictureFacts, size_px: int, chance: Chance) -> str:
+    """One caption of a whole picture.
 
     Args:
-        objects: what is seen.
-        chance: draws their order, and that of the words of each.
+        picture: its facts.
+        size_px: its side.
+        chance: draws the order of objects, and of looks and place of each.
     """
-    return ", ".join(_phrase(item, chance) for item in chance.sample(objects, len(objects)))
+    parts: list[str] = []
+    for item in chance.sample(picture["objects"], len(picture["objects"])):
+        looks, place = f"a {' '.join(_looks(item))}", _place(item, size_px)
+        parts.append(f"{looks} {place}" if chance.happens(0.5) else f"{place} {looks}")
+    return ", ".join(parts)
+
+
+def label_of(item: ObjectFacts, chance: Chance) -> str:
+    """The caption of a single object; chance draws the order of its words."""
+    looks = _looks(item)
+    return " ".join(looks if chance.happens(0.5) else looks[::-1])
 
 
 def caption_shards(
@@ -90,7 +105,7 @@ def _records(
     image_id = picture["image_id"]
     data = output.read(image_key(image_id))
     if things == "pictures":
-        caption = caption_of(picture["objects"], Chance(seed, "caption", image_id))
+        caption = caption_of(picture, size_px, Chance(seed, "caption", image_id))
         yield f"{image_id:015d}", data, caption, (size_px, size_px)
         return
     with Image.open(io.BytesIO(data)) as image:
@@ -99,7 +114,7 @@ def _records(
     for number, item in enumerate(picture["objects"]):
         left, top, width, height = item["bbox"]
         cut = pixels[max(top - margin, 0) : top + height + margin, max(left - margin, 0) : left + width + margin]
-        caption = caption_of([item], Chance(seed, "caption", image_id, number))
+        caption = label_of(item, Chance(seed, "caption", image_id, number))
         yield f"{image_id:015d}_{number:02d}", encode_png(np.ascontiguousarray(cut)), caption, cut.shape[:2]
 
 
@@ -114,9 +129,16 @@ def _add(archive: tarfile.TarFile, record: Record) -> None:
         archive.addfile(member, io.BytesIO(data))
 
 
-def _phrase(item: ObjectFacts, chance: Chance) -> str:
-    """An object in one of two orders of words, so that each of its looks is told from the others."""
+def _looks(item: ObjectFacts) -> list[str]:
     texture = [] if item["texture"] == "plain" else [item["texture"]]
-    if chance.happens(0.5):
-        return " ".join([item["size"], *texture, item["colour"], item["shape"]])
-    return " ".join([item["shape"], *texture, item["colour"], item["size"]])
+    return [item["size"], *texture, item["colour"], item["shape"]]
+
+
+def _place(item: ObjectFacts, size_px: int) -> str:
+    """The ninth of the picture in which the middle of an object lies."""
+    left, top, width, height = item["bbox"]
+    row = _ROWS[min(2, int(3 * (top + height / 2) / size_px))]
+    column = _COLUMNS[min(2, int(3 * (left + width / 2) / size_px))]
+    if row and column:
+        return f"at the {row} {column}"
+    return _PLACES[row or column]

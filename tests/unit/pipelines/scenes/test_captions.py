@@ -35,7 +35,7 @@ def _pictures(scenes: Objects) -> list[PictureFacts]:
 
 def test_a_caption_names_every_object_with_all_its_looks(scenes: Objects) -> None:
     for picture in _pictures(scenes):
-        phrases = caption_of(picture["objects"], Chance("a", picture["image_id"])).split(", ")
+        phrases = caption_of(picture, 64, Chance("a", picture["image_id"])).split(", ")
         said = sorted(sorted(set(phrase.split()) & _looks(picture)) for phrase in phrases)
         there = [[item["size"], item["colour"], item["shape"], item["texture"]] for item in picture["objects"]]
         assert said == sorted(sorted(set(words) - {"plain"}) for words in there)
@@ -47,9 +47,9 @@ def _looks(picture: PictureFacts) -> set[str]:
 
 
 def test_order_is_of_chance_and_repeats_itself(scenes: Objects) -> None:
-    objects = _pictures(scenes)[0]["objects"]
-    texts = [caption_of(objects, Chance("seed", number)) for number in range(20)]
-    assert texts == [caption_of(objects, Chance("seed", number)) for number in range(20)]
+    picture = _pictures(scenes)[0]
+    texts = [caption_of(picture, 64, Chance("seed", number)) for number in range(20)]
+    assert texts == [caption_of(picture, 64, Chance("seed", number)) for number in range(20)]
     assert len(set(texts)) > 10
 
 
