@@ -54,6 +54,11 @@ class StudentTokenizer:
         self.visual_prompts = [ids[f"<Prompt{number}>"] for number in range(num_visual_prompts)]
 
     @property
+    def pixel_tokens(self) -> list[int]:
+        """Ids of the tokens that only pixel tasks use: `[SEG]` and the visual prompts."""
+        return [self.seg, self.pooled_region, *self.visual_prompts]
+
+    @property
     def backend(self) -> Tokenizer:
         """The tokenizer of the `tokenizers` library."""
         return self._tokenizer

@@ -9,6 +9,7 @@ import torch
 from model.checkpoint import load_checkpoint, load_config, load_tokenizer
 from model.config import StudentConfig
 from model.lora import add_lora
+from model.starting import redraw_tokens
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 from model.trained_parts import train_parts
@@ -56,6 +57,8 @@ def first_model(student: StudentConfig, config: TrainingConfig) -> PixelSail:
                 f"these differ: {', '.join(wrong)}"
             )
         model.load_state_dict(weights, strict=False)
+        if config.pixel_tokens == "drawn":
+            redraw_tokens(model, first_tokenizer(student, config, ()).pixel_tokens, config.seed)
     if config.lora is not None:
         add_lora(model, config.lora, config.seed)
     return train_parts(model, config.trained)

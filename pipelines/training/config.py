@@ -182,6 +182,9 @@ class TrainingConfig(RecipeModel):
     """Seeds the weights, the order of the data, the wordings and the points."""
     init: str | None = None
     """URL of a checkpoint to start from; null: fresh weights."""
+    pixel_tokens: Literal["kept", "drawn"] = "kept"
+    """Embeddings of `[SEG]` and of visual prompts, where `init` is given: as they are there, or `drawn` anew. Stages
+    without masks and prompts never use these tokens and leave them all alike."""
     trained: TrainedParts = "all"
     """What is updated: `all`; `patch_embedding`: that alone, as where a language model meets pictures for the first
     time; `vision`: that and, with `student.modality_weights: separate`, all weights of patches."""

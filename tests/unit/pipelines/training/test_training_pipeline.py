@@ -89,6 +89,22 @@ def test_training_can_start_from_a_checkpoint(
             assert tensor.equal(student.state_dict()[name])
 
 
+def test_tokens_of_pixel_tasks_can_be_drawn_anew(
+    student: PixelSail, student_config: StudentConfig, tokenizer: StudentTokenizer, checkpoint: Objects
+) -> None:
+    """And nothing else; they end up as different from one another as other tokens are."""
+    model = first_model(student_config, TrainingConfig(num_steps=1, init=checkpoint.url, pixel_tokens="drawn"))
+    before, after = student.embed_tokens.weight.detach(), model.embed_tokens.weight.detach()
+    changed = (before != after).any(1).nonzero()[:, 0].tolist()
+    assert sorted(tokenizer.pixel_tokens) == changed
+    assert len(changed) == 2 + 5  # [SEG], the token of a pooled region, five prompts
+    others = before[[row for row in range(len(before)) if row not in changed]]
+    assert after[changed].std() == pytest.approx(float(others.std()), rel=0.2)
+    assert model.seg_query.state_dict()["0.weight"].equal(student.seg_query.state_dict()["0.weight"])
+    again = first_model(student_config, TrainingConfig(num_steps=1, init=checkpoint.url, pixel_tokens="drawn"))
+    assert again.embed_tokens.weight.equal(after)
+
+
 @pytest.mark.parametrize("fields", [{"intermediate_size": 56}, {"num_layers": 3}, {"num_layers": 1}])
 def test_a_checkpoint_of_another_student_is_refused(
     student_config: StudentConfig, checkpoint: Objects, fields: dict[str, int]
