@@ -107,20 +107,23 @@ def _fit(job: Job, meter: Any, progress: Progress) -> None:
             ),
         )
         errors: list[BaseException] = []
+        # Not the thread's own `join`: interrupted by a signal, it takes the thread for ended.
+        ended = threading.Event()
 
         def fit() -> None:
             try:
                 trainer.fit()
             except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
                 errors.append(error)
+            finally:
+                ended.set()
 
-        thread = threading.Thread(target=fit, name="trainer", daemon=True)
-        thread.start()
+        threading.Thread(target=fit, name="trainer", daemon=True).start()
         try:
-            _show(thread, meter, job.training.num_steps, progress)
+            _show(ended, meter, job.training.num_steps, progress)
         except (SystemExit, KeyboardInterrupt):
             meter.stop.remote()
-            thread.join(_STOP_GRACE_S)
+            ended.wait(_STOP_GRACE_S)
             raise
         told = cast("FailedStep | None", ray.get(meter.error.remote()))
         if told is not None:
@@ -138,10 +141,10 @@ def _scaling(config: TrainingConfig) -> ray.train.ScalingConfig:
     )
 
 
-def _show(thread: threading.Thread, meter: Any, num_steps: int, progress: Progress) -> None:
-    while thread.is_alive():
-        thread.join(_POLL_S)
-        newest = cast("dict[str, float]", ray.get(meter.get.remote()))
+def _show(ended: threading.Event, meter: Any, num_steps: int, progress: Progress) -> None:
+    while not ended.wait(_POLL_S):
+        # A signal that meets Ray's own waiting comes out as another exception: this waits in Python.
+        newest = cast("dict[str, float]", meter.get.remote().future().result())
         if newest:
             progress.update(int(newest["step"]), num_steps, unit="steps", **progress_facts(newest))
 
