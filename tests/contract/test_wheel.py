@@ -74,6 +74,7 @@ def test_wheel_holds_every_source_and_data_file(wheel: Path) -> None:
     }
     assert files(wheel) == on_disk | {"sailloft.py"}
     assert any(name.startswith("jobs/recipes/") and name.endswith(".yaml") for name in on_disk)
+    assert any(name.startswith("jobs/studies/") and name.endswith(".yaml") for name in on_disk)
 
 
 def test_wheel_carries_the_licence(wheel: Path) -> None:
