@@ -147,10 +147,11 @@ class _NotingTrainer(Trainer):
         micro_batches: Sequence[TrainingBatch],
         bins: Sequence[int] | None = None,
         sample_ids: Sequence[Sequence[str]] = (),
+        families: Sequence[Sequence[str]] = (),
     ) -> dict[str, float]:
         """As of `Trainer`."""
         assert bins is not None
-        metrics = super().step(step, micro_batches, bins, sample_ids)
+        metrics = super().step(step, micro_batches, bins, sample_ids, families)
         ids = iter(sample_ids)
         by_bin = {
             number: [list(next(ids)) for _ in range(batch.num_documents)]

@@ -17,7 +17,7 @@ from pathlib import Path
 from jobs.session import RAY_ENVIRONMENT
 from tests.s3_server import free_port
 
-__all__ = ["LocalCluster"]
+__all__ = ["LocalCluster", "descendants", "process_title"]
 
 _REPOSITORY = Path(__file__).parents[2]
 _START_TIMEOUT_S = 120
@@ -72,7 +72,7 @@ class LocalCluster:
     def kill_node(self, number: int) -> None:
         """Kills all processes of a node at once; the head has the number 0."""
         node = self._nodes[number]
-        for pid in [node.pid, *_descendants(node.pid)]:
+        for pid in [node.pid, *descendants(node.pid)]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         node.wait(timeout=30)
@@ -81,7 +81,7 @@ class LocalCluster:
         """Processes of this cluster's actors of a class."""
         found: list[int] = []
         for node in self._nodes:
-            found += [pid for pid in _descendants(node.pid) if _title(pid).startswith(f"ray::{name}")]
+            found += [pid for pid in descendants(node.pid) if process_title(pid).startswith(f"ray::{name}")]
         return found
 
     def stop(self) -> None:
@@ -124,7 +124,7 @@ class LocalCluster:
         raise RuntimeError(f"node {number} did not come up:\n{log.read_text()[-2000:]}")
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Processes started by a process or by its children, whatever their session."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
@@ -141,7 +141,7 @@ def _descendants(pid: int) -> list[int]:
     return list(below(pid))
 
 
-def _title(pid: int) -> str:
+def process_title(pid: int) -> str:
     with suppress(OSError):
         return (Path("/proc") / str(pid) / "cmdline").read_bytes().decode(errors="replace")
     return ""

@@ -98,8 +98,8 @@ def test_two_workers_then_one_then_two(make_job: MakeJob, peaceful: tuple[Job, P
     one.kill()
     assert Ranks(job, notes, world_size=2).wait() == [0, 0]
     assert samples(notes) == samples(peaceful[1])
-    # Sums over two ranks are rounded in another order; AdamW makes up to 2e-5 of that in these steps.
-    assert losses(notes) == pytest.approx(losses(peaceful[1]), rel=1e-4)
+    # Sums over two ranks are rounded in another order (measured: up to 2e-7).
+    assert losses(notes) == pytest.approx(losses(peaceful[1]), rel=1e-5)
 
 
 def test_sharded_workers_resume_as_replicas(make_job: MakeJob, peaceful: tuple[Job, Path], tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_sharded_workers_resume_as_replicas(make_job: MakeJob, peaceful: tuple[J
         ranks.kill()
     assert Ranks(sharded, notes, world_size=2).wait() == [0, 0]
     assert samples(notes) == samples(peaceful[1])
-    assert losses(notes) == pytest.approx(losses(peaceful[1]), rel=1e-4)
+    assert losses(notes) == pytest.approx(losses(peaceful[1]), rel=1e-5)
     ours, theirs = (
         from_safetensors(Objects.open(job.output).read("model.safetensors")) for job in (sharded, peaceful[0])
     )
@@ -139,7 +139,7 @@ def test_a_worker_that_is_asked_to_leave_saves_first(
     starts = [[json.loads(line)["step"] for line in path.read_text().splitlines()] for path in notes.rglob("rank-0*")]
     assert sorted(step for start in starts for step in start) == list(range(NUM_STEPS)), "no step was done twice"
     assert samples(notes) == samples(peaceful[1])
-    assert losses(notes) == pytest.approx(losses(peaceful[1]), rel=1e-4 if world_size > 1 else 0)
+    assert losses(notes) == pytest.approx(losses(peaceful[1]), rel=1e-5 if world_size > 1 else 0)
     if world_size == 1:
         assert files(job) == files(peaceful[0])
 

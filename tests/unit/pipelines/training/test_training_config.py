@@ -72,6 +72,8 @@ def test_student_and_inputs_change_the_key() -> None:
         ({"absent_prompt_share": -0.1}, "absent_prompt_share"),
         ({"seed": -1}, "seed"),
         ({"optimiser": "sgd"}, "Extra inputs are not permitted"),
+        ({"parallel": "fsdp2", "muon_learning_rate": 0.01}, "expected ddp beside muon_learning_rate, got fsdp2"),
+        ({"survival": {"min_workers": 2}}, r"expected at most num_workers \(1\), got 2"),
     ],
 )
 def test_values_out_of_range_are_refused(fields: dict[str, Any], message: str) -> None:
