@@ -7,7 +7,8 @@ plugin is imported before a recipe names its kind.
 from __future__ import annotations
 
 import typing
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
+from typing import Any, Protocol, runtime_checkable
 
 from storage.errors import UsageError
 from teachers.base import BaseTeacherConfig
@@ -16,6 +17,22 @@ __all__ = ["GROUP", "load_plugin", "plugins"]
 
 GROUP = "sailloft.teachers"
 """The entry point group."""
+
+
+@runtime_checkable
+class EntryPoint(Protocol):
+    """As `importlib.metadata` has it; its backport, where some library brings it, has a class of its own."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def value(self) -> str: ...
+
+    @property
+    def dist(self) -> Any: ...
+
+    def load(self) -> Any: ...
 
 
 def plugins() -> dict[str, list[EntryPoint]]:

@@ -85,11 +85,13 @@ def test_merged_it_computes_the_same_and_is_a_student_like_any_other(
     names, before = list(student.state_dict()), hidden(student, questions)
     frozen = student.layers[0].post_attention_layernorm.weight.clone()
     trained(add_lora(student, CONFIG, 0), questions)
+    student.double()  # in float32 merging rounds as much as the tolerance allows, more or less by the processor
     adapted = hidden(student, questions)
     merge_lora(student)
     assert list(student.state_dict()) == names
     assert all(parameter.requires_grad for parameter in student.parameters())
     torch.testing.assert_close(hidden(student, questions), adapted, rtol=0, atol=1e-5)
+    student.float()
     assert (adapted - before).abs().max() > 1e-2
     assert student.layers[0].post_attention_layernorm.weight.equal(frozen)
     objects = Objects.open("memory://lora")

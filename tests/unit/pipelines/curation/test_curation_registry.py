@@ -11,7 +11,7 @@ from storage.errors import UnknownKind, UsageError
 
 
 def test_known_kinds() -> None:
-    assert known_kinds() == ("coco_panoptic", "grefcoco", "osprey", "perbench", "refcoco")
+    assert known_kinds() == ("coco_panoptic", "grefcoco", "image_text", "llava", "osprey", "perbench", "refcoco")
     for kind in known_kinds():
         source = source_config({"kind": kind})
         assert source.source_files()
