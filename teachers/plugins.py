@@ -29,9 +29,6 @@ class EntryPoint(Protocol):
     @property
     def value(self) -> str: ...
 
-    @property
-    def dist(self) -> Any: ...
-
     def load(self) -> Any: ...
 
 
@@ -76,4 +73,5 @@ def load_plugin(points: list[EntryPoint]) -> type[BaseTeacherConfig]:
 
 def distribution_name(point: EntryPoint) -> str:
     """Name and version of the distribution that an entry point comes from."""
-    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown"
+    dist: Any = getattr(point, "dist", None)
+    return "unknown" if dist is None else f"{dist.name} {dist.version}"

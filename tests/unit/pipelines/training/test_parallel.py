@@ -99,7 +99,7 @@ def test_two_ranks_equal_one_process(
 ) -> None:
     """Losses, gradients, weights and their average.
 
-    Sums are rounded in another order (measured: losses 4e-7, gradients 1e-6 of the largest). AdamW divides tiny
+    Sums are rounded in another order. AdamW divides tiny
     gradients by their own size, so that rounding grows up to a step of the weights, here 1e-3.
     """
     expected, found = single(name), outcomes[name, way]
