@@ -99,8 +99,8 @@ def test_two_ranks_equal_one_process(
 ) -> None:
     """Losses, gradients, weights and their average.
 
-    Sums are rounded in another order. AdamW divides tiny
-    gradients by their own size, so that rounding grows up to a step of the weights, here 1e-3.
+    Sums are rounded in another order. AdamW divides tiny gradients by their own size, so that rounding grows up
+    to a step of the weights, here 1e-3.
     """
     expected, found = single(name), outcomes[name, way]
     # Shards are gathered as bfloat16: norms and products are rounded at other places than under autocast alone.
