@@ -110,6 +110,7 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         known: dict[str, Codec] = {part.codec.encoding: part.codec for part in self._parts}
         self._parts += self._pool.map(lambda entry: open_part(objects, entry, known), entries[1:])
         self._arrays = [list(part.arrays.values()) for part in self._parts]
+        self._rows_per_shard = _rows_per_shard(self._arrays)
         tables = self._pool.map(read_rows, self._parts)
         self._index = ImageIndex(
             [PartRows(table, list(part.arrays)) for part, table in zip(self._parts, tables, strict=True)]
@@ -338,11 +339,7 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
     def _places(self, rows: _Rows) -> npt.NDArray[np.int64]:
         """(part, array, shard) of each row, [rows, 3]."""
         parts, arrays = self._index.part[rows].astype(np.int64), self._index.array[rows].astype(np.int64)
-        widest = max((len(arrays) for arrays in self._arrays), default=1)
-        per_shard = np.ones((len(self._arrays), widest), np.int64)
-        for number, plans in enumerate(self._arrays):
-            per_shard[number, : len(plans)] = [plan.rows_per_shard for plan in plans]
-        return np.stack([parts, arrays, self._index.row[rows] // per_shard[parts, arrays]], axis=1)
+        return np.stack([parts, arrays, self._index.row[rows] // self._rows_per_shard[parts, arrays]], axis=1)
 
     def _by_shard(self, rows: _Rows) -> dict[_Place, list[int]]:
         groups: dict[_Place, list[int]] = {}
@@ -477,6 +474,14 @@ class ReadSeconds:
         with self._lock:
             self.storage += storage
             self.decode += decode
+
+
+def _rows_per_shard(arrays: Sequence[Sequence[ArrayPlan]]) -> npt.NDArray[np.int64]:
+    """Rows of a shard of each array of each part, [parts, arrays of the part that has the most]."""
+    found = np.ones((len(arrays), max(map(len, arrays), default=1)), np.int64)
+    for number, plans in enumerate(arrays):
+        found[number, : len(plans)] = [plan.rows_per_shard for plan in plans]
+    return found
 
 
 class BufferRing:
