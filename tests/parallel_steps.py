@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from model.config import StudentConfig
 from pipelines.training.beginning import first_model
@@ -22,6 +19,7 @@ from pipelines.training.ema import MovingAverage
 from pipelines.training.feed import StepBatches
 from pipelines.training.loop import Trainer, make_optimizers
 from pipelines.training.parallel import arrange, full_weights, is_sharded
+from tests.gloo_group import gloo_group
 
 __all__ = ["Case", "Outcome", "run_ranks", "train"]
 
@@ -68,20 +66,11 @@ def run_ranks(function: Callable[..., None], world_size: int, *arguments: Any) -
 def train_all(rank: int, world_size: int, folder: Path) -> None:
     """Trains each case of `cases.pickle` in both ways; the first rank leaves `outcomes.pickle`."""
     torch.set_num_threads(1)
-    if sys.platform == "linux":
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=world_size,
-        timeout=timedelta(seconds=60),
-    )
-    cases = cast("dict[str, Case]", pickle.loads((folder / "cases.pickle").read_bytes()))
-    outcomes = {(name, way): train(case, way, rank, world_size) for name, case in cases.items() for way in _WAYS}
+    with gloo_group(folder, rank, world_size):
+        cases = cast("dict[str, Case]", pickle.loads((folder / "cases.pickle").read_bytes()))
+        outcomes = {(name, way): train(case, way, rank, world_size) for name, case in cases.items() for way in _WAYS}
     if rank == 0:
         (folder / "outcomes.pickle").write_bytes(pickle.dumps(outcomes))
-    distributed.destroy_process_group()
 
 
 _WAYS: Sequence[Literal["ddp", "fsdp2"]] = ("ddp", "fsdp2")

@@ -7,25 +7,24 @@ tested. Each notes its steps in a file, line by line.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import distributed
 
 from model.objective import LossTerms, TrainingBatch
 from pipelines.training import worker
 from pipelines.training.loop import Trainer, Wanted
 from pipelines.training.worker import Job, Seat, run_worker
+from tests.gloo_group import gloo_group
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
@@ -167,24 +166,13 @@ def _run(job: Job, folder: Path, rank: int, world_size: int, poisoned_steps: tup
     terminated: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
     torch.set_num_threads(1)
-    if world_size > 1:
-        if sys.platform == "linux":
-            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        distributed.init_process_group(
-            "gloo",
-            init_method=f"file://{folder}/meeting",
-            rank=rank,
-            world_size=world_size,
-            timeout=timedelta(seconds=60),
-        )
     _NotingTrainer.notes = folder / f"rank-{rank}.jsonl"
     _NotingTrainer.poisoned_steps = poisoned_steps
     worker.Trainer = _NotingTrainer  # pyright: ignore[reportPrivateImportUsage]
-    finished = run_worker(
-        job, Seat(rank, world_size), lambda _: None, lambda: Wanted.STOP if terminated else Wanted.NOTHING
-    )
-    if world_size > 1:
-        distributed.destroy_process_group()
+    with gloo_group(folder, rank, world_size) if world_size > 1 else nullcontext():
+        finished = run_worker(
+            job, Seat(rank, world_size), lambda _: None, lambda: Wanted.STOP if terminated else Wanted.NOTHING
+        )
     sys.exit(0 if finished else STOPPED)
 
 
