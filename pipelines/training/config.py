@@ -248,6 +248,11 @@ class TrainingConfig(RecipeModel):
             )
         return self
 
+    @property
+    def passes_per_step(self) -> int:
+        """Operations of a step in forward passes: what is frozen passes gradients on, but needs none itself."""
+        return 2 if self.lora is not None or self.trained == "patch_embedding" else 3
+
     def steps_of(self, rows_per_epoch: float) -> int:
         """Optimiser steps of the run.
 

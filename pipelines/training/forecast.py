@@ -29,8 +29,6 @@ _NUM_DRAWN = 256
 """Conversations that are drawn: of lengths that spread as widely as their mean, that is 6 % of it (1 sigma)."""
 _FRAME_TOKENS_PER_TURN = 8
 """`<|im_start|>`, `user`, a line break, `<|im_end|>`, a line break, `<|endoftext|>`, and two more at the seams."""
-_PASSES = {"all": 3, "vision": 3, "patch_embedding": 2}
-"""Operations of a step in forward passes: what is frozen passes gradients on but needs none itself."""
 _HOUR_S, _TERA = 3600.0, 1e12
 
 
@@ -203,8 +201,8 @@ def forecast_training(
     num_rows = num_steps * config.batch_rows
     tokens_per_row = sum(shape.num_tokens for shape in shapes) / len(shapes)
     weighed = tuple(teacher for teacher in teachers if config.losses.distillation.get(teacher))
-    passes = 2 if config.lora is not None else _PASSES[config.trained]
-    flops = passes * num_rows * sum(row_flops(student, shape, weighed) for shape in shapes) / len(shapes)
+    forward = num_rows * sum(row_flops(student, shape, weighed) for shape in shapes) / len(shapes)
+    flops = config.passes_per_step * forward
     hours = flops / (costs.peak_tflops * _TERA * costs.mfu) / _HOUR_S
     price = None if costs.usd_per_accelerator_hour is None else hours * costs.usd_per_accelerator_hour
     return TrainingForecast(

@@ -71,8 +71,6 @@ class Throughput:
     def __post_init__(self) -> None:
         if self.peak_flops_per_s is None and self.device.type == "cuda" and self.training.precision == "bfloat16":
             self.peak_flops_per_s = peak_flops(torch.cuda.get_device_name(self.device))
-        # A frozen weight needs no gradient: of the two products of the backward pass one is left.
-        self._passes = 3 if self.training.lora is None else 2
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
@@ -91,7 +89,7 @@ class Throughput:
         }
         if self.peak_flops_per_s is not None:
             forward = sum(batch_flops(self.student, batch) for batch in batches.micro_batches)
-            taken["flops"] = self._passes * forward
+            taken["flops"] = self.training.passes_per_step * forward
         for name, value in taken.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._num_steps += 1
