@@ -46,12 +46,13 @@ class FeedWorkload:
 
     def described(self) -> dict[str, Json]:
         """For the figures."""
-        config = self.spec.config
+        config, store = self.spec.config, next(iter(self.spec.features.values()))
+        assert store.codec is not None
         return {
-            "images": len(next(iter(self.spec.features.values()))),
+            "images": len(store),
             "image_px": [64, 64],
             "features": {teacher: list(shape) for teacher, shape in self.shapes.items()},
-            "encoding": next(iter(self.spec.features.values())).manifests[0].recipe.get("codec", "klt"),
+            "encoding": store.codec.encoding.partition(":")[0],
             "batch_rows": config.batch_rows,
             "turns_per_row": config.mixture[0].turns_per_row,
             "loader": config.loader.model_dump(mode="json"),
