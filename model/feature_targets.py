@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -144,11 +146,12 @@ class FeatureTargets:
         return (compared - coefficients).square().mean((1, 2, 3))
 
 
-def stack_targets(features: Sequence[StoredFeature]) -> FeatureTargets:
+def stack_targets(features: Sequence[StoredFeature], values: NDArray[Any] | None = None) -> FeatureTargets:
     """Stored features of one grid and one encoding as one batch.
 
     Args:
         features: at least one, as `FeatureStore.read_stored` gives them.
+        values: theirs, [features, channels, cells], where they are stacked already.
 
     Raises:
         UsageError: none, or grids or encodings that differ.
@@ -160,7 +163,7 @@ def stack_targets(features: Sequence[StoredFeature]) -> FeatureTargets:
         raise UsageError(f"stack_targets: expected one grid and one encoding, got {sorted(map(str, kinds))}")
     first = features[0]
     channels, cells = first.values.shape
-    stacked = np.stack([feature.values for feature in features])
+    stacked = np.stack([feature.values for feature in features]) if values is None else values
     if stacked.dtype == np.uint16:
         stacked = stacked.view(np.int16)  # torch has hardly any operation for uint16
     places = [

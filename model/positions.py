@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -29,20 +30,25 @@ def sequence_positions(
             [0, 1, 1, 1, 2, 2, 2, 4, 5],
             [0, 1, 2, 3, 1, 2, 3, 4, 5]])
     """
-    parts: list[Tensor] = []
-    start = 0
-    for segment in segments:
+    lengths = [part if isinstance(part, int) else part[0] * part[1] for part in (*segments, *branch_lengths)]
+    positions = np.empty((3, sum(lengths)), np.int64)
+    start = place = 0
+    for segment, length in zip(segments, lengths, strict=False):
+        own = positions[:, place : place + length]
+        place += length
         if isinstance(segment, int):
-            parts.append((start + torch.arange(segment)).expand(3, -1))
-            start += segment
+            own[:] = np.arange(start, start + length)
+            start += length
         else:
             rows, columns = segment
-            row = torch.arange(rows).repeat_interleave(columns)
-            column = torch.arange(columns).repeat(rows)
-            parts.append(start + torch.stack([torch.zeros_like(row), row, column]))
+            own[:] = start
+            own[1] += np.repeat(np.arange(rows), columns)
+            own[2] += np.tile(np.arange(columns), rows)
             start += max(rows, columns)
-    parts += [(start + torch.arange(length)).expand(3, -1) for length in branch_lengths]
-    return torch.cat(parts, dim=1) if parts else torch.zeros(3, 0, dtype=torch.long)
+    for length in branch_lengths:
+        positions[:, place : place + length] = np.arange(start, start + length)
+        place += length
+    return torch.from_numpy(positions)
 
 
 def rotary_embedding(

@@ -44,10 +44,14 @@ def normalise_and_patchify(
     height, width = size_px
     if image.shape[:2] != size_px:
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    pixels = (image.astype(np.float32) / 255.0 - _IMAGENET_MEAN) / _IMAGENET_STD
     rows, columns = height // patch_size_px, width // patch_size_px
-    patches = pixels.reshape(rows, patch_size_px, columns, patch_size_px, 3).transpose(0, 2, 4, 1, 3)
-    return torch.from_numpy(patches.reshape(rows * columns, -1).copy())
+    # Cut while it is small, then in place: the arithmetic runs along whole patches of one channel.
+    cut = image.reshape(rows, patch_size_px, columns, patch_size_px, 3).transpose(0, 2, 4, 1, 3)
+    pixels = cut.reshape(rows * columns, 3, patch_size_px**2).astype(np.float32)
+    pixels /= 255.0
+    pixels -= _IMAGENET_MEAN[:, None]
+    pixels /= _IMAGENET_STD[:, None]
+    return torch.from_numpy(pixels.reshape(rows * columns, -1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +115,15 @@ class Text:
 
 @dataclass(slots=True)
 class _Row:
-    """A row in the making."""
+    """A row in the making: a few long arrays cost less than many short tensors."""
 
     ids: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    branch: list[int] = field(default_factory=list)
-    prefix: list[int] = field(default_factory=list)
+    stretches: list[tuple[int, bool, int, int]] = field(default_factory=list)
+    """Of each piece: tokens, whether it carries labels, branch, number of the image or -1."""
     segments: list[int | tuple[int, int]] = field(default_factory=list)
     branch_lengths: list[int] = field(default_factory=list)
     patches: list[Tensor] = field(default_factory=list)
-    patch_slots: list[int] = field(default_factory=list)
+    patch_slots: list[NDArray[np.int64]] = field(default_factory=list)
     prompt_ids: list[Tensor] = field(default_factory=list)
     regions: dict[int, Tensor] = field(default_factory=dict)
     """Patches of each prompt, by its token id, where regions are pooled."""
@@ -129,26 +132,31 @@ class _Row:
 
     def append(self, ids: Sequence[int], *, is_answer: bool = False, branch: int = 0, image: int = -1) -> None:
         self.ids += ids
-        self.labels += ids if is_answer else [IGNORED] * len(ids)
-        self.branch += [branch] * len(ids)
-        self.prefix += [image] * len(ids)
+        self.stretches.append((len(ids), is_answer, branch, image))
 
     def finished(self, num_pixels: int) -> EncodedRow:
         pairs = torch.tensor(self.pooled, dtype=torch.long).reshape(-1, 2)
-        none = torch.zeros(0, dtype=torch.long)
+        ids = np.array(self.ids, np.int64)
+        facts = np.array(self.stretches, np.int64).reshape(-1, 4)
+        is_answer, branch, prefix = np.repeat(facts[:, 1:], facts[:, 0], axis=0).T
+        none = np.zeros(0, np.int64)
         return EncodedRow(
-            input_ids=torch.tensor(self.ids, dtype=torch.long),
-            labels=torch.tensor(self.labels, dtype=torch.long),
+            input_ids=torch.from_numpy(ids),
+            labels=torch.from_numpy(np.where(is_answer, ids, IGNORED)),
             positions=sequence_positions(self.segments, self.branch_lengths),
-            branch=torch.tensor(self.branch, dtype=torch.long),
-            prefix=torch.tensor(self.prefix, dtype=torch.long),
-            patches=torch.cat(self.patches) if self.patches else torch.zeros(0, num_pixels),
-            patch_slots=torch.tensor(self.patch_slots, dtype=torch.long),
-            patch_prompt_ids=torch.cat(self.prompt_ids) if self.prompt_ids else none,
+            branch=torch.from_numpy(np.ascontiguousarray(branch)),
+            prefix=torch.from_numpy(np.ascontiguousarray(prefix)),
+            patches=_joined(self.patches) if self.patches else torch.zeros(0, num_pixels),
+            patch_slots=torch.from_numpy(np.concatenate(self.patch_slots or [none])),
+            patch_prompt_ids=_joined(self.prompt_ids) if self.prompt_ids else torch.from_numpy(none),
             pooled_slots=pairs[:, 0],
             pooled_patches=pairs[:, 1],
             grids=tuple(self.grids),
         )
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _asked(question: str) -> str:
@@ -259,10 +267,13 @@ class Processor:
         for number, mask in picture.visual_prompts:
             region = torch.from_numpy(prompt_patches(mask, size, patch_size).reshape(-1))
             row.regions[tokens.visual_prompts[number]] = first_patch + region.nonzero()[:, 0]
-        numbers = patch_prompts(picture.visual_prompts, size, patch_size)
-        row.prompt_ids.append(torch.tensor([*tokens.visual_prompts, -1])[numbers])
+        if picture.visual_prompts:
+            numbers = patch_prompts(picture.visual_prompts, size, patch_size)
+            row.prompt_ids.append(torch.tensor([*tokens.visual_prompts, -1])[numbers])
+        else:
+            row.prompt_ids.append(torch.full((len(patches),), -1))
         grid = (size[0] // patch_size, size[1] // patch_size)
-        row.patch_slots += range(len(row.ids) + 1, len(row.ids) + 1 + len(patches))
+        row.patch_slots.append(np.arange(len(row.ids) + 1, len(row.ids) + 1 + len(patches)))
         row.append(
             [tokens.vision_start, *[tokens.vision_patch] * len(patches), tokens.vision_end], image=len(row.grids)
         )

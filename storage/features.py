@@ -56,6 +56,7 @@ from storage.objects import Objects
 from storage.schema import FeatureRef
 from storage.shards import RowStatus, ShardRow, ShardTail, decode_chunk, parse_tail, plain_tail, read_tail
 from storage.stored_features import Allocate, Codec
+from storage.value_memory import BufferRing, StackedMemory, ValueMemory
 
 __all__ = [
     "ArrayPlan",
@@ -69,6 +70,7 @@ __all__ = [
     "RowStatus",
     "ShardPlan",
     "ShardWriter",
+    "StackedMemory",
     "StoredFeature",
     "WrittenShard",
     "class_cells",
@@ -223,8 +225,13 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         """
         return [feature.dequantise() for feature in self.read_stored(image_ids)]
 
+    def extents(self, image_ids: Sequence[str]) -> list[tuple[int, int]]:
+        """(rows, columns) of each image's grid, without a read; raises MissingFeature."""
+        rows = self._find(image_ids)
+        return list(zip(self._index.height[rows].tolist(), self._index.width[rows].tolist(), strict=True))
+
     def read_stored(
-        self, image_ids: Sequence[str], *, allocate: Allocate | None = None, seconds: ReadSeconds | None = None
+        self, image_ids: Sequence[str], *, memory: ValueMemory | None = None, seconds: ReadSeconds | None = None
     ) -> list[StoredFeature]:
         """Features of each image as stored, for dequantising elsewhere; raises as `read`.
 
@@ -233,13 +240,14 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
 
         Args:
             image_ids: those wanted, in any order.
-            allocate: gives the memory that the values come to lie in, see `BufferRing`; called from
-                several threads. None: new memory, of which a large part of the time goes into the
-                system's page faults.
+            memory: that the values come to lie in, by position in `image_ids` (of an image that is named
+                twice, by the first); None: new memory for each.
             seconds: is told where the time goes.
         """
         rows = self._find(image_ids)
-        pieces = self._divided(self._by_shard(np.unique(rows)))
+        wanted, positions = np.unique(rows, return_index=True)
+        places = dict(zip(wanted.tolist(), positions.tolist(), strict=True))
+        pieces = self._divided(self._by_shard(wanted))
         if len(pieces) > 1:
             with self._lock:
                 new = {place for piece in pieces for place, _ in piece if place not in self._tails}
@@ -252,7 +260,9 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
                     piece = work.popleft()
                 except IndexError:
                     return
-                features.update(self._read_pieces(piece, allocate, seconds))
+                for place, some in piece:
+                    allocators = None if memory is None else [memory.at(places[row]) for row in some]
+                    features.update(self._read_rows(place, some, allocators, seconds))
 
         # This thread takes part: one wake-up less, and progress whatever else the pool has to do.
         num_readers = min(len(pieces), _NUM_THREADS if self.objects.local_path is None else _NUM_LOCAL_READERS)
@@ -371,19 +381,8 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
         array = self._arrays[place[0]][place[1]]
         return num_rows * array.num_channels * array.cells * self._parts[place[0]].codec.dtype.itemsize
 
-    def _read_pieces(
-        self,
-        pieces: Sequence[tuple[_Place, Sequence[int]]],
-        allocate: Allocate | None,
-        seconds: ReadSeconds | None,
-    ) -> dict[int, StoredFeature]:
-        found: dict[int, StoredFeature] = {}
-        for place, rows in pieces:
-            found.update(self._read_rows(place, rows, allocate, seconds))
-        return found
-
     def _read_rows(
-        self, place: _Place, rows: Sequence[int], allocate: Allocate | None, seconds: ReadSeconds | None
+        self, place: _Place, rows: Sequence[int], allocators: Sequence[Allocate] | None, seconds: ReadSeconds | None
     ) -> dict[int, StoredFeature]:
         """Several images of one shard: the tail if it isn't cached, then all chunks together."""
         part, array = self._parts[place[0]], self._arrays[place[0]][place[1]]
@@ -393,8 +392,9 @@ class FeatureStore(Mapping[str, npt.NDArray[np.float32]]):
             tail = self._tail(place)
             slots = [self._slot(tail, array, row) for row in rows]
             spans = [tail.extents[slot] for slot in slots]
-            chunks = part.objects.read_buffers(key, spans, allocate if part.codec.is_plain else None)
-            for row, slot, chunk in zip(rows, slots, chunks, strict=True):
+            chunks = part.objects.read_buffers(key, spans, allocators if part.codec.is_plain else None)
+            own: Sequence[Allocate | None] = allocators or [None] * len(rows)
+            for row, slot, chunk, allocate in zip(rows, slots, chunks, own, strict=True):
                 fetched_s = time.perf_counter()
                 found[row] = decode_chunk(chunk, tail.rows[slot], array, part.codec, allocate)
                 decoding_s += time.perf_counter() - fetched_s
@@ -482,28 +482,6 @@ def _rows_per_shard(arrays: Sequence[Sequence[ArrayPlan]]) -> npt.NDArray[np.int
     for number, plans in enumerate(arrays):
         found[number, : len(plans)] = [plan.rows_per_shard for plan in plans]
     return found
-
-
-class BufferRing:
-    """Memory that is used again: each call gives the next of so many buffers, which then overwrites what it held.
-
-    Features that were read into it stay good until as many more have been read. Threads may share it.
-
-    Args:
-        num_buffers: features in use at a time.
-    """
-
-    def __init__(self, num_buffers: int) -> None:
-        self._buffers: list[npt.NDArray[np.uint8]] = [np.empty(0, np.uint8)] * num_buffers
-        self._lock, self._next = threading.Lock(), 0
-
-    def __call__(self, num_bytes: int) -> memoryview:
-        """A buffer of `num_bytes`."""
-        with self._lock:
-            place, self._next = self._next, (self._next + 1) % len(self._buffers)
-            if self._buffers[place].size < num_bytes:
-                self._buffers[place] = np.empty(num_bytes, np.uint8)
-            return self._buffers[place].data[:num_bytes]
 
 
 class _Naming:

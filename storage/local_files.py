@@ -18,7 +18,7 @@ _MARK = "#"
 
 
 def read_buffers(
-    path: str, ranges: Sequence[tuple[int, int]], allocate: Callable[[int], memoryview] | None = None
+    path: str, ranges: Sequence[tuple[int, int]], allocators: Sequence[Callable[[int], memoryview]] | None = None
 ) -> Iterator[memoryview]:
     """Several (start, length) byte ranges of a file, each in a writable buffer of its own.
 
@@ -28,7 +28,7 @@ def read_buffers(
     Args:
         path: of the file.
         ranges: to read, in this order.
-        allocate: gives the buffers; None: new ones.
+        allocators: give the buffer of each; None: new ones.
 
     Raises:
         EOFError: the file ends before a range does.
@@ -36,8 +36,8 @@ def read_buffers(
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        for start, length in ranges:
-            yield _read(descriptor, start, (allocate or _new)(max(length, 0)))
+        for (start, length), allocate in zip(ranges, allocators or [_new] * len(ranges), strict=True):
+            yield _read(descriptor, start, allocate(max(length, 0)))
     finally:
         os.close(descriptor)
 

@@ -16,7 +16,16 @@ import pycocotools.mask
 from storage.errors import DataError
 from storage.schema import Mask, RejectReason
 
-__all__ = ["MaskError", "area_px", "box_xyxy_px", "decode_mask", "encode_mask", "mask_from_coco", "union"]
+__all__ = [
+    "MaskError",
+    "area_px",
+    "box_xyxy_px",
+    "decode_mask",
+    "decode_masks",
+    "encode_mask",
+    "mask_from_coco",
+    "union",
+]
 
 coco: Any = pycocotools.mask  # its types don't admit lists
 Bitmap: TypeAlias = npt.NDArray[np.bool_]
@@ -64,9 +73,25 @@ def decode_mask(mask: Mask) -> Bitmap:
     Raises:
         MaskError: the counts are malformed.
     """
-    counts = _counts_of(mask)
-    columns = np.repeat(np.arange(counts.size) % 2 == 1, counts)
-    return np.ascontiguousarray(columns.reshape(mask.width, mask.height).T)
+    return decode_masks([mask])[0]
+
+
+def decode_masks(masks: Sequence[Mask]) -> list[Bitmap]:
+    """Bitmaps of several masks, whatever their sizes; small ones take a fraction of the time that each takes alone.
+
+    Raises:
+        MaskError: the counts of one are malformed.
+    """
+    if not masks:
+        return []
+    counts, lengths = _counts_of_all(masks)
+    is_inside = (np.arange(counts.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)) % 2 == 1
+    pixels = np.repeat(is_inside, counts)
+    ends = np.cumsum([mask.height * mask.width for mask in masks])
+    columns = np.split(pixels, ends[:-1])
+    return [
+        np.ascontiguousarray(own.reshape(mask.width, mask.height).T) for own, mask in zip(columns, masks, strict=True)
+    ]
 
 
 def union(masks: Iterable[Mask]) -> Mask:
@@ -148,28 +173,64 @@ def _to_coco(mask: Mask) -> dict[str, object]:
 
 def _counts_of(mask: Mask) -> _Counts:
     """Run lengths of a compressed mask, checked: digits, signs and the sum."""
-    digits = np.frombuffer(mask.counts, np.uint8).astype(np.int64) - 48
-    if not digits.size or digits.min() < 0 or digits.max() > 63 or digits[-1] & 0x20:
-        raise _invalid(f"compressed counts of {len(mask.counts)} bytes are no COCO RLE")
+    return _counts_of_all([mask])[0]
+
+
+def _counts_of_all(masks: Sequence[Mask]) -> tuple[_Counts, _Counts]:
+    """Run lengths of several masks one behind the other, checked, and how many each has."""
+    data = [mask.counts for mask in masks]
+    digits = np.frombuffer(b"".join(data), np.uint8).astype(np.int64) - 48
+    sizes = np.array([len(own) for own in data])
+    ends = np.cumsum(sizes)
+    if not sizes.all() or digits.min() < 0 or digits.max() > 63 or (digits[ends - 1] & 0x20).any():
+        raise _first_error(masks) or _invalid(f"compressed counts of {len(data[0])} bytes are no COCO RLE")
     last = np.flatnonzero((digits & 0x20) == 0)
     first = np.concatenate(([0], last[:-1] + 1))
-    length = last - first + 1
-    if length.max() > _MAX_DIGITS:
-        raise _invalid(f"a compressed count of {int(length.max())} digits")
-    shifts = 5 * (np.arange(digits.size) - np.repeat(first, length))
+    num_digits = last - first + 1
+    if num_digits.max() > _MAX_DIGITS:
+        raise _first_error(masks) or _invalid(f"a compressed count of {int(num_digits.max())} digits")
+    shifts = 5 * (np.arange(digits.size) - np.repeat(first, num_digits))
     values = np.add.reduceat((digits & 0x1F) << shifts, first)
-    values -= np.where(digits[last] & 0x10, np.int64(1) << (5 * length), 0)
-    # From the fourth on, a count is stored as its difference from the one before the last.
+    values -= np.where(digits[last] & 0x10, np.int64(1) << (5 * num_digits), 0)
+    stops = np.searchsorted(last, ends)
+    starts = np.concatenate(([0], stops[:-1]))
+    counts = _from_differences(values, starts, stops - starts)
+    sums = np.add.reduceat(counts, starts)
+    areas = np.array([mask.height * mask.width for mask in masks])
+    if counts.min() < 0 or counts.max() > _MAX_PIXELS or (sums != areas).any():
+        raise _first_error(masks) or _wrong_runs(counts, masks[0].height, masks[0].width)
+    return counts, stops - starts
+
+
+def _from_differences(values: _Counts, starts: _Counts, lengths: _Counts) -> _Counts:
+    """Counts of which, from the fourth of each mask on, the difference from the one before the last is stored."""
+    place = np.arange(values.size) - np.repeat(starts, lengths)
     counts = values.copy()
-    counts[1::2] = np.cumsum(values[1::2])
-    counts[2::2] = np.cumsum(values[2::2])
-    _check_runs(counts, mask.height, mask.width)
+    for chain in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
+        sums = np.cumsum(np.where(chain, values, 0))
+        before = np.concatenate(([0], sums))[starts]
+        np.copyto(counts, sums - np.repeat(before, lengths), where=chain)
     return counts
+
+
+def _first_error(masks: Sequence[Mask]) -> MaskError | None:
+    """What is wrong with the first malformed one of several masks; None for a single one."""
+    if len(masks) > 1:
+        for mask in masks:
+            try:
+                _counts_of(mask)
+            except MaskError as error:
+                return error
+    return None
 
 
 def _check_runs(counts: _Counts, height: int, width: int) -> None:
     if counts.size == 0 or counts.min() < 0 or counts.max() > _MAX_PIXELS or int(counts.sum()) != height * width:
-        raise _invalid(f"RLE counts: expected none negative and a sum of {height}x{width}, got {int(counts.sum())}")
+        raise _wrong_runs(counts, height, width)
+
+
+def _wrong_runs(counts: _Counts, height: int, width: int) -> MaskError:
+    return _invalid(f"RLE counts: expected none negative and a sum of {height}x{width}, got {int(counts.sum())}")
 
 
 def _from_runs(counts: _Counts, height: int, width: int) -> Mask:

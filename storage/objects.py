@@ -281,12 +281,15 @@ class Objects:
         return [bytes(buffer) for buffer in self.read_buffers(key, ranges)]
 
     def read_buffers(
-        self, key: str, ranges: Sequence[tuple[int, int]], allocate: Callable[[int], memoryview] | None = None
+        self,
+        key: str,
+        ranges: Sequence[tuple[int, int]],
+        allocators: Sequence[Callable[[int], memoryview]] | None = None,
     ) -> Iterator[memoryview]:
         """Several (start, length) byte ranges of one object, in the given order.
 
         Nothing is copied behind the read. Those of a local file are read one by one, as they are asked for,
-        into writable buffers of their own, by `allocate` if it is given. Others are fetched together when
+        into writable buffers of their own, each of its allocator if they are given. Others are fetched together when
         the first is asked for; they are read-only, and ranges that lie close together share a buffer.
 
         Raises:
@@ -296,7 +299,7 @@ class Objects:
         """
         if self._location.scheme == "file":
             try:
-                yield from local_files.read_buffers(f"{self._location.root}/{self._path(key)}", ranges, allocate)
+                yield from local_files.read_buffers(f"{self._location.root}/{self._path(key)}", ranges, allocators)
             except EOFError:
                 self._check_extent(key, ranges)
                 raise CorruptObject(f"{self.url}/{key}: was cut off while it was read; rewrite it") from None

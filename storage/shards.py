@@ -297,9 +297,15 @@ def _unpacked(
     except DataError as error:
         raise CorruptObject(f"image {row.image_id}: {error}") from error
     values = values[:, : row.height * row.width]
-    if not values.flags.writeable:
-        values = values.copy()  # torch takes no others
+    if not values.flags.writeable:  # torch takes no others
+        values = values.copy() if allocate is None else _copied(values, allocate)
     return row.stored.with_values(values)
+
+
+def _copied(values: npt.NDArray[Any], allocate: Allocate) -> npt.NDArray[Any]:
+    copy = np.frombuffer(allocate(values.nbytes), values.dtype).reshape(values.shape)
+    np.copyto(copy, values)
+    return copy
 
 
 def _crc(data: bytes | bytearray | memoryview) -> int:

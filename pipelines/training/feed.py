@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,17 +21,17 @@ from model.processor import EncodedRow, Processor
 from pipelines.training.config import TrainingConfig
 from pipelines.training.mixture import Mixture, Place, RowSource, build_mixture
 from pipelines.training.planning import PlannedRow, StepPlanner
-from pipelines.training.rows import Conversation
+from pipelines.training.rows import Conversation, target_masks
 from storage.corpus import Corpus
 from storage.errors import DataError
-from storage.features import BufferRing, FeatureStore, ReadSeconds
+from storage.features import FeatureStore, ReadSeconds, StackedMemory
 from storage.schema import ImageRecord
 from storage.stored_features import StoredFeature
 
 __all__ = ["StepBatches", "TrainingFeed", "corpus_mixture"]
 
 _FEATURES_AT_ONCE = 64
-"""Features of one read: as many are in flight together, and as many buffers are held to decode them into."""
+"""Features of one read: as many are in flight together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,6 @@ class TrainingFeed:
         self._rank, self._world_size = rank, world_size
         mixture, sizes_px = corpus_mixture(corpus, config)
         self._planner = StepPlanner(mixture, sizes_px, processor, config)
-        self._rings = threading.local()
 
     def batches(self, first_step: int) -> Iterator[StepBatches]:
         """Batches of this rank, step after step, from a position on."""
@@ -141,11 +139,13 @@ class TrainingFeed:
         for rows in groups:
             draft = _Draft()
             drafts.append(draft)
-            for row in rows:
+            with clock.measure("decode"):
+                all_masks = target_masks([row.conversation for row in rows])
+            for row, masks in zip(rows, all_masks, strict=True):
                 talk, image_id = row.conversation, row.source.image_id
                 with clock.measure("decode"):
                     image = None if image_id is None else _decoded(records[image_id], talk.size_px)
-                    prompts, masks = talk.visual_prompts, talk.masks
+                    prompts = talk.visual_prompts
                 with clock.measure("encode"):
                     draft.rows.append(self._processor.encode(image, talk.turns, prompts, branched=branched))
                 if image_id is not None and image is not None:
@@ -180,25 +180,20 @@ class TrainingFeed:
         image_ids = [image_id for draft in drafts for image_id in draft.image_ids]
         absent = set(image_ids if store is None else store.missing(image_ids))
         known = [image_id for image_id in image_ids if image_id not in absent]
+        groups = _alike(drafts, absent, [] if store is None else store.extents(known))
+        memory = StackedMemory([group.positions for group in groups])
         stored: list[StoredFeature] = []
         if store is not None and known:
             seconds, started_s = ReadSeconds(), time.perf_counter()
-            # Decoded into memory that is used again; stacking copies it out before the next read.
-            stored = store.read_stored(known, allocate=self._ring(len(known)), seconds=seconds)
+            stored = store.read_stored(known, memory=memory, seconds=seconds)
             clock.divide(time.perf_counter() - started_s, seconds)
-        found = iter(stored)
         with clock.measure("decode"):
             for draft in drafts:
-                own = [(number, next(found)) for number, name in enumerate(draft.image_ids) if name not in absent]
-                draft.features[teacher] = _grouped(own, draft.grids)
-
-    def _ring(self, num_buffers: int) -> BufferRing:
-        """Memory of this thread for so many features."""
-        held: tuple[int, BufferRing] | None = getattr(self._rings, "held", None)
-        if held is None or held[0] < num_buffers:
-            held = (num_buffers, BufferRing(num_buffers))
-            self._rings.held = held
-        return held[1]
+                draft.features[teacher] = {}
+            for number, group in enumerate(groups):
+                own = [stored[position] for position in group.positions]
+                targets = stack_targets(own, memory.stacked(number, own))
+                group.draft.features[teacher].setdefault(group.grid, []).append((group.images, targets))
 
     def _finished(self, draft: _Draft, *, packed: bool) -> TrainingBatch:
         end_of_text = self._processor.tokenizer.end_of_text
@@ -256,19 +251,32 @@ def _windows(drafts: Sequence[_Draft]) -> Iterator[list[_Draft]]:
         yield window
 
 
-def _grouped(
-    features: Sequence[tuple[int, StoredFeature]], grids: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], list[FeatureGroup]]:
-    """Features by the student's grid; there, those of one shape and kind together."""
-    alike: dict[tuple[object, ...], list[tuple[int, StoredFeature]]] = {}
-    for number, feature in features:
-        kind = (grids[number], feature.height, feature.width, feature.values.dtype, feature.scale.shape)
-        alike.setdefault(kind, []).append((number, feature))
-    groups: dict[tuple[int, int], list[FeatureGroup]] = {}
-    for same in alike.values():
-        numbers = [number for number, _ in same]
-        groups.setdefault(grids[numbers[0]], []).append((numbers, stack_targets([feature for _, feature in same])))
-    return groups
+@dataclass(frozen=True, slots=True)
+class _Alike:
+    """Images of a batch whose features can be stacked."""
+
+    draft: _Draft
+    grid: tuple[int, int]
+    """Of the student, in patches."""
+    images: list[int] = field(default_factory=list)
+    """Their numbers in the batch."""
+    positions: list[int] = field(default_factory=list)
+    """Where their features stand in what is read."""
+
+
+def _alike(drafts: Sequence[_Draft], absent: Collection[str], extents: Sequence[tuple[int, int]]) -> list[_Alike]:
+    """Images with features by batch, student grid and extent; extents are those of the images that aren't absent."""
+    groups: dict[tuple[object, ...], _Alike] = {}
+    position = 0
+    for place, draft in enumerate(drafts):
+        for number, (image_id, grid) in enumerate(zip(draft.image_ids, draft.grids, strict=True)):
+            if image_id in absent:
+                continue
+            group = groups.setdefault((place, grid, extents[position]), _Alike(draft, grid))
+            group.images.append(number)
+            group.positions.append(position)
+            position += 1
+    return list(groups.values())
 
 
 def _decoded(record: ImageRecord, size_px: tuple[int, int]) -> NDArray[np.uint8]:

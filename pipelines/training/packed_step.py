@@ -39,20 +39,19 @@ class _Pickler(pickle.Pickler):
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self.places: dict[tuple[int, torch.dtype, torch.Size], int] = {}
+        self.places: dict[tuple[int, torch.dtype, torch.Size, tuple[int, ...]], int] = {}
         self.tensors: list[tuple[int, Tensor]] = []
         self.num_bytes = 0
 
     def persistent_id(self, obj: object) -> object:
         if not isinstance(obj, Tensor):
             return None
-        tensor = obj if obj.is_contiguous() else obj.contiguous()
-        key = (tensor.data_ptr(), tensor.dtype, tensor.shape)
+        key = (obj.data_ptr(), obj.dtype, obj.shape, obj.stride())
         if key not in self.places:
             self.places[key] = self.num_bytes
-            self.tensors.append((self.num_bytes, tensor))
-            self.num_bytes += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
-        return self.places[key], tensor.nbytes, tensor.dtype, tuple(tensor.shape)
+            self.tensors.append((self.num_bytes, obj))
+            self.num_bytes += -(-obj.nbytes // _ALIGNMENT) * _ALIGNMENT
+        return self.places[key], obj.nbytes, obj.dtype, tuple(obj.shape)
 
 
 class _Unpickler(pickle.Unpickler):

@@ -6,6 +6,7 @@ without a picture; masks are decoded when they are asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +17,11 @@ from model.visual_prompt import largest_first
 from model.wordings import WordingStyle, answer_of, question_of
 from pipelines.training.mixture import RowSource
 from storage.errors import DataError
-from storage.masks import decode_mask
+from storage.masks import decode_masks
 from storage.prompts import prompt_mask
 from storage.schema import PromptKind, Sample, VisualPrompt
 
-__all__ = ["Conversation", "draw_conversation"]
+__all__ = ["Conversation", "draw_conversation", "target_masks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +65,26 @@ class Conversation:
         """(number of the prompt token, mask) pairs, largest first; painted anew at each call."""
         return tuple(largest_first([(pointer.number, pointer.mask(self.size_px)) for pointer in self.pointers]))
 
-    @property
-    def masks(self) -> NDArray[np.uint8]:
-        """(masks, height, width), one per `[SEG]` of the answers; decoded anew at each call."""
-        masks = np.zeros((len(self.targets), *self.size_px), np.bool_)
-        decoded: dict[bytes, NDArray[np.bool_]] = {}  # turns on one image share its regions
-        for mask, target in zip(masks, self.targets, strict=True):
+
+def target_masks(conversations: Sequence[Conversation]) -> list[NDArray[np.uint8]]:
+    """(masks, height, width) of each conversation, one per `[SEG]` of the answers."""
+    # Turns on one image share its regions; what is decoded together costs less.
+    wanted = {
+        (stored.height, stored.width, stored.counts): stored
+        for conversation in conversations
+        for target in conversation.targets
+        for stored in (target.sample.regions[index].mask for index in target.regions)
+    }
+    decoded = dict(zip(wanted, decode_masks(list(wanted.values())), strict=True))
+    found: list[NDArray[np.uint8]] = []
+    for conversation in conversations:
+        masks = np.zeros((len(conversation.targets), *conversation.size_px), np.bool_)
+        for mask, target in zip(masks, conversation.targets, strict=True):
             for index in target.regions:
                 stored = target.sample.regions[index].mask
-                if stored.counts not in decoded:
-                    decoded[stored.counts] = decode_mask(stored)
-                mask |= decoded[stored.counts]
-        return masks.view(np.uint8)
+                mask |= decoded[stored.height, stored.width, stored.counts]
+        found.append(masks.view(np.uint8))
+    return found
 
 
 def draw_conversation(

@@ -19,7 +19,7 @@ from teachers.mask2former import Mask2FormerTeacherConfig
 from teachers.sam2 import Sam2TeacherConfig
 from tests.benchmarks.feature_workloads import scratch_folder
 from tests.benchmarks.feed_workloads import demo_workload
-from tests.benchmarks.measuring import Figures, Options, alternate, compared_times, fixed_threads, judged, machine
+from tests.benchmarks.measuring import Figures, Options, alternate, compared_pairs, fixed_threads, judged, machine
 from tests.benchmarks.mfu import TARGET as MFU
 from tests.benchmarks.mfu import trained_student
 from tests.benchmarks.student_counts import tera
@@ -39,7 +39,7 @@ difference 10, square 8, mean 4; back through square 16, difference 6, head 4.""
 
 def distill_step_overhead(options: Options) -> Figures:
     """Seconds of both, in turn; the loaders make batches in processes of their own."""
-    repeats, num_steps = options.times(7), 2 if options.tiny else 20
+    repeats, num_steps = options.times(40), 2 if options.tiny else 8
     with scratch_folder() as folder, fixed_threads(options.num_threads), ExitStack() as stack:
         workload = demo_workload(folder, 24 if options.tiny else 512)
         with_terms, without = workload.spec, _without(workload.spec)
@@ -59,7 +59,9 @@ def distill_step_overhead(options: Options) -> Figures:
         described = {**workload.described(), "student": shape_of(with_terms.student)}
         loader_ms = {name: side.loader_ms() for name, side in sides.items()}
         parameters = {name: parameter_count(side.trainer.model) for name, side in sides.items()}
-    figures, ratio = compared_times(seconds, f"s per {num_steps} steps", ("with", "without"))
+    figures, ratio = compared_pairs(
+        {name: found.wall for name, found in seconds.items()}, f"s per {num_steps} steps", ("with", "without")
+    )
     return {
         "machine": machine(options, repeats),
         "workload": {**described, "parameters": parameters, "steps_per_run": num_steps},

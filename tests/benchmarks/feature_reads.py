@@ -166,7 +166,7 @@ def _reader(store: FeatureStore, image_ids: Sequence[str]) -> Reader:
     def read(order: Sequence[int]) -> None:
         for start in range(0, len(order), _BATCH):
             wanted = [image_ids[number] for number in order[start : start + _BATCH]]
-            assert len(store.read_stored(wanted, allocate=ring)) == len(wanted)
+            assert len(store.read_stored(wanted, memory=ring)) == len(wanted)
 
     return read
 

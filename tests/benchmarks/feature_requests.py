@@ -155,7 +155,7 @@ def _spread(values: list[float]) -> Json:
 
 def _milliseconds(store: FeatureStore, batch: list[str], ring: BufferRing) -> float:
     start_s = time.perf_counter()
-    assert len(store.read_stored(batch, allocate=ring)) == len(batch)
+    assert len(store.read_stored(batch, memory=ring)) == len(batch)
     return 1000 * (time.perf_counter() - start_s)
 
 

@@ -11,5 +11,5 @@ __all__ = ["BENCHMARKS"]
 BENCHMARKS = {
     "stall_share": Benchmark("share of a step spent waiting, features cached on a local disk", stall_share),
     "stall_share_20ms": Benchmark("the same from object storage with 20 ms per request", stall_share_20ms),
-    "feed_images_per_s_core": Benchmark("images per second of processor, over .npy and tar", feed_images_per_s_core),
+    "feed_images_per_s_core": Benchmark("images per second and core, over .npy and WebDataset", feed_images_per_s_core),
 }

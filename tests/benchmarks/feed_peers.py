@@ -3,70 +3,79 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
+from webdataset.compat import WebDataset
 
 from pipelines.training.feed import TrainingFeed
 from pipelines.training.loader import FeedSpec
 from storage.features import FeatureStore
 from storage.keys import Json
 from storage.stored_features import StoredFeature
-from tests.benchmarks.feature_workloads import scratch_folder
+from tests.benchmarks.feature_workloads import drop_page_cache, scratch_folder
 from tests.benchmarks.feed_workloads import FeedWorkload, demo_workload
-from tests.benchmarks.measuring import Figures, Options, alternate, compared, fixed_threads, judged, machine
+from tests.benchmarks.measuring import Figures, Options, alternate, compared_pairs, fixed_threads, judged, machine
 
-__all__ = ["NpyFiles", "TarFile", "feed_images_per_s_core", "images_of", "write_peers"]
+__all__ = ["NpyFiles", "WebDatasetTar", "feed_images_per_s_core", "images_of", "write_peers"]
 
 TARGET = 1.0
+_REPEATS = 9
 _SHAPES = {
     "demo": None,
     "sam2_and_mask2former": {"mask2former": (256, 64, 64), "sam2": (256, 64, 64)},
 }
 
 
-class NpyFiles:
-    """Features in a file of float16 for each image and teacher."""
+Extents: TypeAlias = Mapping[str, tuple[int, int]]
+"""(rows, columns) of each image's features."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+
+class _Peer:
+    """What the feed asks of a feature store beside the features."""
+
+    def __init__(self, extents: Extents) -> None:
+        self._extents = extents
 
     def missing(self, image_ids: Sequence[str]) -> list[str]:
         del image_ids
         return []
+
+    def extents(self, image_ids: Sequence[str]) -> list[tuple[int, int]]:
+        return [self._extents[image_id] for image_id in image_ids]
+
+
+class NpyFiles(_Peer):
+    """Features in a file of float16 for each image and teacher."""
+
+    def __init__(self, folder: Path, extents: Extents) -> None:
+        super().__init__(extents)
+        self._folder = folder
 
     def read_stored(self, image_ids: Sequence[str], **_: Any) -> list[StoredFeature]:
         return [_plain(np.load(self._folder / f"{image_id}.npy")) for image_id in image_ids]
 
 
-class TarFile:
-    """Features in one archive, in the order in which they are wanted: WebDataset reads no other way."""
+class WebDatasetTar(_Peer):
+    """Features in one archive, in the order in which they are wanted: the library reads no other way."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._members = self._read()
-
-    def missing(self, image_ids: Sequence[str]) -> list[str]:
-        del image_ids
-        return []
+    def __init__(self, path: Path, extents: Extents) -> None:
+        super().__init__(extents)
+        data: Any = WebDataset(str(path), shardshuffle=False).decode()
+        self._samples = iter(data)
 
     def read_stored(self, image_ids: Sequence[str], **_: Any) -> list[StoredFeature]:
         found: list[StoredFeature] = []
         for image_id in image_ids:
-            name, values = next(self._members)
-            assert name == f"{image_id}.npy"
-            found.append(_plain(values))
+            sample = next(self._samples)
+            assert sample["__key__"] == image_id
+            found.append(_plain(sample["npy"]))
         return found
-
-    def _read(self) -> Iterator[tuple[str, Any]]:
-        with tarfile.open(self._path, "r|") as tar:
-            for member in tar:
-                content = tar.extractfile(member)
-                assert content is not None
-                yield member.name, np.load(io.BytesIO(content.read()))
 
 
 def _plain(values: Any) -> StoredFeature:
@@ -75,7 +84,7 @@ def _plain(values: Any) -> StoredFeature:
 
 def feed_images_per_s_core(options: Options) -> Figures:
     """The same steps by each, one after the other in one thread; everything but the features is the same."""
-    figures: Figures = {"machine": machine(options, options.times(5))}
+    figures: Figures = {"machine": machine(options, options.times(_REPEATS))}
     for name, shapes in _SHAPES.items():
         for codec in ("klt", "raw16") if not options.tiny else ("klt",):
             if options.tiny and shapes is not None:
@@ -88,7 +97,8 @@ def feed_images_per_s_core(options: Options) -> Figures:
 
 
 def _compared(folder: Path, workload: FeedWorkload, options: Options) -> dict[str, Json]:
-    spec, repeats = workload.spec, options.times(5)
+    """Both from the page cache, per second of processor time, and from the disk, per second on one core."""
+    spec, repeats = workload.spec, options.times(_REPEATS)
     num_steps = 2 if options.tiny else len(next(iter(spec.features.values()))) // spec.config.batch_rows
     steps = range(num_steps)
     feed = spec()
@@ -96,6 +106,7 @@ def _compared(folder: Path, workload: FeedWorkload, options: Options) -> dict[st
     for teacher, store in spec.features.items():
         write_peers(folder, teacher, store, orders)
     num_images = sum(map(len, orders))
+    extents = {teacher: dict.fromkeys(store, workload.shapes[teacher][1:]) for teacher, store in spec.features.items()}
 
     def with_features(features: dict[str, Any]) -> TrainingFeed:
         feed._features = cast("dict[str, FeatureStore]", features)
@@ -105,21 +116,41 @@ def _compared(folder: Path, workload: FeedWorkload, options: Options) -> dict[st
         _run(with_features(spec.features), steps)
 
     def npy() -> None:
-        _run(with_features({teacher: NpyFiles(folder / "npy" / teacher) for teacher in spec.features}), steps)
+        of_teachers = {teacher: NpyFiles(folder / "npy" / teacher, extents[teacher]) for teacher in spec.features}
+        _run(with_features(of_teachers), steps)
 
     def tar() -> None:
-        _run(with_features({teacher: TarFile(folder / f"{teacher}.tar") for teacher in spec.features}), steps)
+        of_teachers = {teacher: WebDatasetTar(folder / f"{teacher}.tar", extents[teacher]) for teacher in spec.features}
+        _run(with_features(of_teachers), steps)
 
-    with fixed_threads(1):
-        seconds = alternate({"ours": ours, "npy": npy, "tar": tar}, repeats, options.warmups)
-    rates = {name: found.rates(num_images).cpu for name, found in seconds.items()}
+    sides = {"ours": ours, "npy": npy, "webdataset": tar}
+    with fixed_threads(1), _one_core():
+        cached = alternate(sides, repeats, options.warmups)
+        from_disk = alternate(sides, repeats, 0, before=lambda: drop_page_cache(folder))
     found: dict[str, Json] = {"workload": {**workload.described(), "loader": "one thread", "steps": num_steps}}
-    for peer in ("npy", "tar"):
-        figures, ratio = compared(
-            {name: rates[name] for name in ("ours", peer)}, "images / s of processor", ("ours", peer)
-        )
-        found[f"over_{peer}"] = {"figures": figures, "ratio": judged(ratio, at_least=TARGET)}
+    rates = {
+        "page_cache": ({name: each.rates(num_images).cpu for name, each in cached.items()}, "images / s of processor"),
+        "disk": ({name: each.rates(num_images).wall for name, each in from_disk.items()}, "images / s on one core"),
+    }
+    for place, (of_sides, unit) in rates.items():
+        for peer in ("npy", "webdataset"):
+            figures, ratio = compared_pairs({name: of_sides[name] for name in ("ours", peer)}, unit, ("ours", peer))
+            found[f"{place}_over_{peer}"] = {"figures": figures, "ratio": judged(ratio, at_least=TARGET)}
     return found
+
+
+@contextmanager
+def _one_core() -> Generator[None]:
+    """Everything of this process on one core, where the system can do that."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _run(feed: TrainingFeed, steps: range) -> None:

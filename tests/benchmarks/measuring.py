@@ -7,6 +7,7 @@ import ctypes
 import ctypes.util
 import gc
 import logging
+import math
 import os
 import platform
 import resource
@@ -34,11 +35,13 @@ __all__ = [
     "Seconds",
     "alternate",
     "compared",
+    "compared_pairs",
     "compared_times",
     "fixed_threads",
     "in_fresh_process",
     "judged",
     "machine",
+    "median_interval",
     "resident_bytes",
     "spread",
 ]
@@ -142,6 +145,18 @@ def spread(values: Sequence[float]) -> dict[str, Json]:
     return {name: _rounded(value) for name, value in found.items()}
 
 
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the median, by order statistics: it holds whatever the distribution.
+
+    >>> median_interval(list(range(100)))
+    (40, 59)
+    """
+    ordered = sorted(values)
+    # Of n draws, the number below the median is binomial: n / 2 give or take 1.96 * sqrt(n) / 2.
+    below = max(0, math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered))))
+    return ordered[below], ordered[-1 - below]
+
+
 def compared(
     values: Mapping[str, Sequence[float]], unit: str, over: tuple[str, str]
 ) -> tuple[dict[str, Json], dict[str, Json]]:
@@ -159,6 +174,22 @@ def compared(
         "pairs": spread([first / second for first, second in zip(above, below, strict=True)]),
     }
     return {name: {"unit": unit, **spread(found)} for name, found in values.items()}, ratio
+
+
+def compared_pairs(
+    values: Mapping[str, Sequence[float]], unit: str, over: tuple[str, str]
+) -> tuple[dict[str, Json], dict[str, Json]]:
+    """`compared` by the median over pairs of neighbouring runs, with its 95 % interval.
+
+    For differences of a few percent, which are less than what a machine's speed changes by within a minute: many short
+    runs of each side, of which neighbours meet the same machine.
+    """
+    figures, ratio = compared(values, unit, over)
+    above, below = (values[name] for name in over)
+    ratios = [first / second for first, second in zip(above, below, strict=True)]
+    interval = [_rounded(bound) for bound in median_interval(ratios)]
+    of = f"{over[0]} / {over[1]}, median of neighbouring runs"
+    return figures, {**ratio, "of": of, "value": _rounded(statistics.median(ratios)), "interval_95": interval}
 
 
 def compared_times(

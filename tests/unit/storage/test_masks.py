@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from storage.masks import MaskError, area_px, box_xyxy_px, decode_mask, encode_mask, mask_from_coco, union
+from storage.masks import MaskError, area_px, box_xyxy_px, decode_mask, decode_masks, encode_mask, mask_from_coco, union
 from storage.schema import Mask, RejectReason
 
 # pycocotools' decoder triggers it; ours doesn't call that decoder.
@@ -218,6 +218,34 @@ def test_impossible_image_sizes(height: int, width: int) -> None:
 def test_decoding_checks_its_counts() -> None:
     with pytest.raises(MaskError, match="a sum of 4x4, got 9"):
         decode_mask(Mask(4, 4, encode_mask(np.zeros((3, 3), bool)).counts))
+
+
+@given(st.lists(bitmaps, max_size=6))
+def test_several_masks_decode_as_each_by_itself(several: list[np.ndarray]) -> None:
+    decoded = decode_masks([encode_mask(bitmap) for bitmap in several])
+    assert len(decoded) == len(several)
+    for found, bitmap in zip(decoded, several, strict=True):
+        np.testing.assert_array_equal(found, bitmap)
+        assert found.flags.c_contiguous
+
+
+@given(st.lists(bitmaps, min_size=1, max_size=3), st.binary(max_size=12), st.integers(0, 3))
+def test_one_malformed_mask_among_several(several: list[np.ndarray], counts: bytes, place: int) -> None:
+    """Neither hidden by its neighbours nor blamed on them: the error is the one that it gives alone."""
+    odd = Mask(5, 7, counts)
+    try:
+        decode_mask(odd)
+        expected = None
+    except MaskError as error:
+        expected = str(error)
+    masks = [encode_mask(bitmap) for bitmap in several]
+    masks.insert(place, odd)
+    if expected is None:
+        assert len(decode_masks(masks)) == len(masks)
+        return
+    with pytest.raises(MaskError) as found:
+        decode_masks(masks)
+    assert str(found.value) == expected
 
 
 def test_wrong_calls() -> None:

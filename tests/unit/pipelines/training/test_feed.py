@@ -15,6 +15,7 @@ from model.tokenizer import StudentTokenizer
 from pipelines.training.config import MixtureEntry, TrainingConfig
 from pipelines.training.feed import StepBatches, TrainingFeed
 from pipelines.training.mixture import Place
+from pipelines.training.rows import target_masks
 from storage.corpus import Corpus, write_images, write_samples
 from storage.errors import DataError
 from storage.features import FeatureStore
@@ -153,7 +154,7 @@ def test_a_batch_is_what_its_conversations_say(
     assert batch.inputs.grids == ((4, 2),)
     labelled = batch.labels[0][batch.labels[0] != IGNORED]
     assert tokenizer.decode(labelled.tolist()) == "Red [SEG].<|endoftext|>two<|endoftext|>"
-    assert masks_of(batch)[0].equal(torch.from_numpy(conversation.masks))
+    assert masks_of(batch)[0].equal(torch.from_numpy(target_masks([conversation])[0]))
     assert int(masks_of(batch)[0].sum()) == 7 * 6
     assert batch.inputs.input_ids.flatten()[batch.targets[4, 2].seg_slots].tolist() == [tokenizer.seg]
 

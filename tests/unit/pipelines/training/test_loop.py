@@ -28,6 +28,7 @@ from model.tokenizer import StudentTokenizer
 from pipelines.training.config import MixtureEntry, TrainingConfig
 from pipelines.training.feed import TrainingFeed
 from pipelines.training.loop import Trainer, learning_rate_factor, make_optimizers, parameter_count
+from pipelines.training.rows import target_masks
 from pipelines.training.run_state import SavedParts, States
 from storage.masks import decode_mask
 from storage.objects import Objects
@@ -283,7 +284,7 @@ def test_packed_conversations_make_the_same_step(
     feed = make_feed(recipe)
     conversations = [feed.conversation(feed.place(row)) for row in range(4)]
     rows = [processor.encode(image, talk.turns, talk.visual_prompts) for talk, image in conversations]
-    masks = [torch.from_numpy(talk.masks) for talk, image in conversations if image is not None]
+    masks = [torch.from_numpy(target_masks([talk])[0]) for talk, image in conversations if image is not None]
     results: list[tuple[dict[str, float], dict[str, torch.Tensor]]] = []
     for groups in ([[row] for row in rows], [rows[:3], rows[3:]]):
         trainer = make_trainer(student_config, recipe)

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pipelines.training.mixture import RowSource
-from pipelines.training.rows import Conversation, draw_conversation
+from pipelines.training.rows import Conversation, draw_conversation, target_masks
 from storage.errors import DataError
 from storage.masks import encode_mask
 from storage.schema import PromptKind, Region, Sample, Task, Turn, VisualPrompt
@@ -50,13 +51,25 @@ def draw(*samples: Sample, turns: int = 1, seed: int = 0, tokens: int = 8, absen
     return draw_conversation(source, SIZE, tokens, absent, "short", np.random.default_rng(seed))
 
 
+def masks_of(conversation: Conversation) -> NDArray[np.uint8]:
+    (masks,) = target_masks([conversation])
+    return masks
+
+
+def test_masks_of_several_conversations_are_those_of_each() -> None:
+    several = [draw(sample("s", Task.REFERRING, Turn(text="", targets=(of,))), seed=9) for of in ((0,), (), (1, 2))]
+    for masks, conversation in zip(target_masks(several), several, strict=True):
+        np.testing.assert_array_equal(masks, masks_of(conversation))
+    assert target_masks([]) == []
+
+
 def test_target_is_the_union_of_its_regions() -> None:
     found = draw(sample("s", Task.REFERRING, Turn(text="corner", targets=((0, 1),))))
     expected = np.zeros(SIZE, np.uint8)
     expected[:4] = 1
     expected[:, :3] = 1
-    np.testing.assert_array_equal(found.masks, expected[None])
-    assert found.masks.dtype == np.uint8
+    np.testing.assert_array_equal(masks_of(found), expected[None])
+    assert masks_of(found).dtype == np.uint8
     assert found.turns == (("corner", "[SEG]"),)
     assert found.sample_ids == ("s",)
     assert found.visual_prompts == ()
@@ -65,8 +78,8 @@ def test_target_is_the_union_of_its_regions() -> None:
 def test_no_target_is_an_empty_mask() -> None:
     found = draw(sample("s", Task.REFERRING, Turn(text="cow", targets=((),))))
     assert found.turns == (("cow", "No target [SEG]."),)
-    assert found.masks.shape == (1, *SIZE)
-    assert not found.masks.any()
+    assert masks_of(found).shape == (1, *SIZE)
+    assert not masks_of(found).any()
 
 
 def test_masks_stand_in_the_order_of_the_answers() -> None:
@@ -77,14 +90,14 @@ def test_masks_stand_in_the_order_of_the_answers() -> None:
     )
     found = draw(sample("s", Task.REASONING, *turns))
     assert [answer for _, answer in found.turns] == ["[SEG] and [SEG]", "none", "[SEG]"]
-    assert found.masks.sum((1, 2)).tolist() == [4, 40, 36]
+    assert masks_of(found).sum((1, 2)).tolist() == [4, 40, 36]
 
 
 def test_turns_are_drawn_without_repeats_while_there_are_enough() -> None:
     pool = [sample(f"s{n}", Task.REFERRING, Turn(text=str(n), targets=((n % 3,),))) for n in range(6)]
     for seed in range(5):
         found = draw(*pool, turns=5, seed=seed)
-        assert len(set(found.sample_ids)) == len(found.turns) == len(found.masks) == 5
+        assert len(set(found.sample_ids)) == len(found.turns) == len(masks_of(found)) == 5
     few = draw(*pool[:2], turns=5)
     assert len(few.turns) == 5
     assert set(few.sample_ids) <= {"s0", "s1"}
@@ -191,11 +204,11 @@ def test_wrong_number_of_mask_tokens_is_refused() -> None:
 def test_a_picture_alone_is_a_row_without_turns() -> None:
     found = draw(sample("s", Task.UNLABELLED), turns=0)
     assert found.turns == ()
-    assert found.masks.shape == (0, *SIZE)
+    assert masks_of(found).shape == (0, *SIZE)
 
 
 def test_same_generator_same_row() -> None:
     pool = [described(f"s{n}") for n in range(5)]
     first, again = (draw(*pool, turns=3, seed=4, absent=0.5) for _ in range(2))
     assert first.turns == again.turns
-    np.testing.assert_array_equal(first.masks, again.masks)
+    np.testing.assert_array_equal(masks_of(first), masks_of(again))
