@@ -6,6 +6,9 @@ Threads of this process, processes beside it, or workers that somebody else runs
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -187,6 +190,22 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
+def _begin_worker(worker: int) -> None:
+    """In a new process, before its first step."""
+    del worker
+    # Memory is found by its name: to hand over a file descriptor takes several answers of a process that is busy.
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    # The loader's own watch begins later, and never ends a process whose parent was killed before.
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _from_processes(
     feed_factory: Callable[[], TrainingFeed], num_workers: int, steps: range, depth: int, *, pinned: bool
 ) -> Generator[PackedStep]:
@@ -200,6 +219,7 @@ def _from_processes(
         pin_memory=pinned,
         prefetch_factor=-(-depth // num_workers),
         multiprocessing_context="spawn",
+        worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # its own, so that the process's isn't drawn from
     )
     made: Iterator[PackedStep | FailedStep] = iter(loader)
