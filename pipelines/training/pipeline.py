@@ -14,6 +14,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from model.config import StudentConfig
 from pipelines.progress import Progress
@@ -84,7 +85,7 @@ def train(
         config = config.with_steps(corpus_mixture(corpus, config)[0].rows_per_epoch)
     notes = None if logs is None else logs.url
     job = Job(corpus.objects.url, dict(features), student, config, output.url, dict(inputs), tuple(teachers), notes)
-    _fit(job, ray.remote(num_cpus=0)(Meter).remote(), progress)
+    _fit(job, _meter(), progress)
     run_state.clear(output.child("state"))
     manifest = read_manifest(output)
     if manifest is None:
@@ -92,6 +93,12 @@ def train(
             f"{output.url}: expected a checkpoint behind the training run, found none; see the workers' log"
         )
     return manifest
+
+
+def _meter() -> Any:
+    """Where the driver is: Ray puts what needs no CPU anywhere, and the run must outlive the loss of any other node."""
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Meter).remote()
 
 
 def _fit(job: Job, meter: Any, progress: Progress) -> None:
