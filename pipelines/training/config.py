@@ -116,6 +116,9 @@ class SurvivalConfig(RecipeModel):
     min_workers: int | None = Field(default=None, gt=0, json_schema_extra={"hashed": False})
     """Workers with which the run may also go on where the cluster hasn't room for `num_workers`; null: exactly
     `num_workers`. What is trained is the same, whatever their number."""
+    resize_interval_s: float = Field(default=60.0, gt=0, json_schema_extra={"hashed": False})
+    """Seconds between two looks whether the cluster has room for more or fewer workers, where `min_workers` is given.
+    Workers then start again from the newest state: what was done since is done again."""
     spike_factor: float | None = Field(default=10.0, gt=1)
     """A step is skipped if its loss exceeds this many times the median of the last `spike_window` losses that
     counted; null: only losses and gradients that aren't finite are skipped."""

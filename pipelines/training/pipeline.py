@@ -143,6 +143,7 @@ def _scaling(config: TrainingConfig) -> ray.train.ScalingConfig:
     fewest = config.survival.min_workers or config.num_workers
     return ray.train.ScalingConfig(
         num_workers=config.num_workers if fewest == config.num_workers else (fewest, config.num_workers),
+        elastic_resize_monitor_interval_s=config.survival.resize_interval_s,
         use_gpu=config.use_gpu,
         resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": 1} if config.use_gpu else {})},
     )
