@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,7 +29,7 @@ from tests.gloo_group import gloo_group
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
 
-__all__ = ["STOPPED", "Ranks", "history"]
+__all__ = ["STOPPED", "NotingTrainer", "Ranks", "history"]
 
 STOPPED = 3
 """Exit code of a worker that has ended before the last step, as it was asked to."""
@@ -128,7 +128,7 @@ def history(notes: Path) -> list[dict[str, object]]:
     return [steps[step] for step in sorted(steps)]
 
 
-class _NotingTrainer(Trainer):
+class NotingTrainer(Trainer):
     """Notes each step's loss and samples."""
 
     notes: Path
@@ -166,9 +166,9 @@ def _run(job: Job, folder: Path, rank: int, world_size: int, poisoned_steps: tup
     terminated: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
     torch.set_num_threads(1)
-    _NotingTrainer.notes = folder / f"rank-{rank}.jsonl"
-    _NotingTrainer.poisoned_steps = poisoned_steps
-    worker.Trainer = _NotingTrainer  # pyright: ignore[reportPrivateImportUsage]
+    NotingTrainer.notes = folder / f"rank-{rank}.jsonl"
+    NotingTrainer.poisoned_steps = poisoned_steps
+    worker.Trainer = NotingTrainer  # pyright: ignore[reportPrivateImportUsage]
     with gloo_group(folder, rank, world_size) if world_size > 1 else nullcontext():
         finished = run_worker(
             job, Seat(rank, world_size), lambda _: None, lambda: Wanted.STOP if terminated else Wanted.NOTHING
@@ -176,7 +176,7 @@ def _run(job: Job, folder: Path, rank: int, world_size: int, poisoned_steps: tup
     sys.exit(0 if finished else STOPPED)
 
 
-def _read(path: Path) -> list[dict[str, object]]:
+def _read(path: Path) -> list[dict[str, Any]]:
     """Notes of one worker; a last line without an end was cut off by its death."""
     lines = path.read_text().split("\n")
     return [json.loads(line) for line in lines[:-1]]

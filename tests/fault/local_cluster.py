@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class LocalCluster:
         token = folder / "token"
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = f"{self._ip(0)}:{free_port()}"
         self.environment = {
             **os.environ,
             **RAY_ENVIRONMENT,
@@ -64,10 +64,15 @@ class LocalCluster:
         for _ in range(num_nodes - 1):  # one by one: together they are late on a busy machine
             self._wait_until_up(self.add_node())
 
+    @property
+    def newest_node(self) -> int:
+        """Number of the node that was added last."""
+        return len(self._nodes) - 1
+
     def add_node(self) -> int:
         """Starts one more node and gives its number; it joins within seconds."""
         self._start_node([f"--address={self.address}"])
-        return len(self._nodes) - 1
+        return self.newest_node
 
     def kill_node(self, number: int) -> None:
         """Kills all processes of a node at once; the head has the number 0."""
@@ -77,10 +82,18 @@ class LocalCluster:
                 os.kill(pid, signal.SIGKILL)
         node.wait(timeout=30)
 
-    def actor_pids(self, name: str) -> list[int]:
-        """Processes of this cluster's actors of a class."""
+    def drain_node(self, number: int, deadline_s: int) -> None:
+        """Tells the cluster that a node goes in so many seconds; killing it then is left to others."""
+        ask = f"[n] = [n['NodeID'] for n in ray.nodes() if n['Alive'] and n['NodeName'] == '{self._ip(number)}']"
+        node_id = self._run(["-c", f"import ray; ray.init(logging_level='ERROR'); {ask}; print(n)"]).split()[-1]
+        reason = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", f"--node-id={node_id}"]
+        drain = ["drain-node", f"--address={self.address}", f"--deadline-remaining-seconds={deadline_s}", *reason]
+        self._run(["-m", "ray.scripts.scripts", *drain])
+
+    def actor_pids(self, name: str, number: int | None = None) -> list[int]:
+        """Processes of the actors of a class, on all nodes or on one."""
         found: list[int] = []
-        for node in self._nodes:
+        for node in self._nodes if number is None else [self._nodes[number]]:
             found += [pid for pid in descendants(node.pid) if process_title(pid).startswith(f"ray::{name}")]
         return found
 
@@ -90,6 +103,11 @@ class LocalCluster:
             if self._nodes[number].poll() is None:
                 self.kill_node(number)
         shutil.rmtree(self._ray_folder, ignore_errors=True)
+
+    @staticmethod
+    def _ip(number: int) -> str:
+        """Each node's own, so that a driver is joined to the head; Ray makes the network's address of 127.0.0.1."""
+        return f"127.0.0.{2 + number}"
 
     def _start_node(self, options: list[str]) -> None:
         ports = [
@@ -105,14 +123,22 @@ class LocalCluster:
         ]
         command = [
             sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
-            "--node-ip-address=127.0.0.1", f"--num-cpus={self._num_cpus}", f"--object-store-memory={128 * 2**20}",
-            "--min-worker-port=0", "--max-worker-port=0", *ports, *options,
+            f"--node-ip-address={self._ip(len(self._nodes))}", f"--num-cpus={self._num_cpus}",
+            f"--object-store-memory={128 * 2**20}", "--min-worker-port=0", "--max-worker-port=0", *ports, *options,
         ]  # fmt: skip
         environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
         with (self._folder / f"node{len(self._nodes)}.log").open("wb") as log:
             self._nodes.append(
                 subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
             )
+
+    def _run(self, arguments: Sequence[str]) -> str:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def _wait_until_up(self, number: int) -> None:
         log = self._folder / f"node{number}.log"
