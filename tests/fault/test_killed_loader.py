@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import pytest
 from pipelines.training.config import LoaderConfig
 from pipelines.training.feed import StepBatches
 from pipelines.training.loader import iterate
-from tests.fault.local_cluster import descendants
+from tests.fault.local_cluster import descendants, process_title
+from tests.fault.train_runs import wait_until
 
 SHARED = Path("/dev/shm")
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="looks into Linux' folder of shared memory")
@@ -34,13 +34,6 @@ def train_for_ever() -> None:
     time.sleep(600)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    end_s = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end_s:
-        time.sleep(0.05)
-    return condition()
-
-
 def is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").exists()
 
@@ -53,16 +46,16 @@ def test_a_killed_trainer(has_begun: bool) -> None:
     pid = trainer.pid
 
     def loaders() -> list[int]:
-        return [child for child in descendants(pid) if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        return [child for child in descendants(pid) if "spawn_main" in process_title(child)]
 
     try:
-        assert wait_for(lambda: bool(loaders()), 120)
+        wait_until(lambda: bool(loaders()), 120)
         (loader,) = loaders()
         if has_begun:
-            assert wait_for(lambda: any(SHARED.glob(f"torch_{loader}_*")), 120)
+            wait_until(lambda: any(SHARED.glob(f"torch_{loader}_*")), 120)
     finally:
         trainer.kill()
         trainer.join()
     # One that is still importing looks for its parent when it is done with that.
-    assert wait_for(lambda: not is_running(loader), 120)
-    assert wait_for(lambda: not any(SHARED.glob(f"torch_{loader}_*")), 20)
+    wait_until(lambda: not is_running(loader), 120)
+    wait_until(lambda: not any(SHARED.glob(f"torch_{loader}_*")), 20)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray.train
 from torch import distributed
 
-from model.objective import TrainingBatch
 from pipelines.training import pipeline, worker
 from pipelines.training.pipeline import _train_worker  # pyright: ignore[reportPrivateUsage]
 from pipelines.training.worker import Job
@@ -30,18 +29,10 @@ _PAUSE_S = 1.0
 class _SlowTrainer(NotingTrainer):
     hurry: Path
 
-    def step(
-        self,
-        step: int,
-        micro_batches: Sequence[TrainingBatch],
-        bins: Sequence[int] | None = None,
-        sample_ids: Sequence[Sequence[str]] = (),
-        families: Sequence[Sequence[str]] = (),
-    ) -> dict[str, float]:
-        """As of `Trainer`."""
+    def _begin(self, step: int) -> float:
         if not self.hurry.exists():
             time.sleep(_PAUSE_S)
-        return super().step(step, micro_batches, bins, sample_ids, families)
+        return super()._begin(step)
 
 
 def train_worker(loop_config: Mapping[str, Any]) -> None:
