@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-__all__ = ["NewFile", "create", "is_unfinished", "read_buffers", "unfinished_files"]
+__all__ = ["NewFile", "create", "is_unfinished", "link", "read_buffers", "unfinished_files"]
 
 _MARK = "#"
 """Between a name and a number: so object_store, too, names a file that isn't finished, and doesn't list it."""
@@ -73,6 +74,29 @@ def create(path: str, data: bytes | bytearray | memoryview) -> bool:
         return file.finish()
     finally:
         file.discard()
+
+
+def link(source: str, path: str) -> bool:
+    """Gives a file, which never changes, a second name unless one is there; copies it to another disk.
+
+    Returns:
+        Whether there is a new file; False if one was there.
+
+    Raises:
+        OSError: no such source, no space, no permission.
+    """
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            raise
+        with open(source, "rb") as file:
+            return create(path, file.read())
+    _flush_folder(os.path.dirname(path))
+    return True
 
 
 class NewFile:

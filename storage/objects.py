@@ -10,6 +10,7 @@ Credentials come from the environment alone. They never appear in URLs, errors o
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from bisect import bisect_right
@@ -57,6 +58,7 @@ _ENVIRONMENT = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY",
 }
 _SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY")
+_BUFFER_BYTES = 2**20
 _COALESCE_BYTES = 256 * 1024  # ranges closer than this come in one request
 _ALIASES = {"s3a": "s3", "gcs": "gs", "azure": "az", "abfs": "az", "abfss": "az", "adl": "az"}
 
@@ -338,6 +340,49 @@ class Objects:
             pieces.append(found[group][offset : offset + length] if length > 0 else memoryview(b""))
         return pieces
 
+    def open_file(self, key: str) -> io.BufferedIOBase:
+        """An object as a seekable binary file, which reads a megabyte at a time; close it.
+
+        Raises:
+            ObjectNotFound: no such object.
+            InfrastructureError: the store can't be reached or refuses; while it is read, too.
+        """
+        if self._location.scheme == "file":
+            try:
+                return Path(self._location.root, self._path(key)).open("rb")
+            except OSError as error:
+                raise self.failure(error, key, "read") from None
+        return io.BufferedReader(_ObjectFile(self, key, self.size(key)), _BUFFER_BYTES)
+
+    def copy(self, key: str, source: Objects, source_key: str) -> bool:
+        """Makes an object a copy of one elsewhere, unless one is there; within one store no bytes travel.
+
+        Returns:
+            Whether it was copied.
+
+        Raises:
+            ObjectNotFound: no such source.
+            InfrastructureError: a store can't be reached or refuses.
+        """
+        if self._location.scheme == "file" and source.local_path is not None:
+            try:
+                return local_files.link(
+                    str(source.local_path / source._path(source_key)), f"{self._location.root}/{self._path(key)}"
+                )
+            except OSError as error:
+                raise source.failure(error, source_key, "copy") from None
+        if (self._location.scheme, self._location.root) == (source._location.scheme, source._location.root):
+            store, path = self._writable(key)
+            _, source_path = source._readable(source_key)
+            if self.exists(key):
+                return False
+            try:
+                obstore.copy(store, source_path, path)
+            except (exceptions.BaseError, OSError, ValueError) as error:
+                raise source.failure(error, source_key, "copy") from None
+            return True
+        return self.create(key, source.read(source_key))
+
     def read_tail(self, key: str, length: int) -> bytes:
         """The last `length` bytes of an object, or all of it if it is shorter."""
         store, path = self._readable(key)
@@ -495,6 +540,34 @@ class NewObject:
             return self._file.finish()
         except OSError as error:
             raise self._objects.failure(error, self._key, "create") from None
+
+
+class _ObjectFile(io.RawIOBase):
+    """An object of a remote store as a raw file; every read is a request."""
+
+    def __init__(self, objects: Objects, key: str, size: int) -> None:
+        self._objects, self._key, self._size, self._place = objects, key, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = max(start + offset, 0)
+        return self._place
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        length = min(len(buffer), max(self._size - self._place, 0))
+        if length:
+            buffer[:length] = self._objects.read_range(self._key, self._place, length)
+            self._place += length
+        return length
 
 
 def _check_key(key: str) -> None:

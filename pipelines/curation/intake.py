@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,10 @@ from dataclasses import dataclass, field
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.families.base import Source
 from pipelines.curation.records import Draft, PanopticSegment, RecordError
-from pipelines.curation.steps.loading import decode_source_file
-from pipelines.curation.steps.paths import SourceFolder, safe_join
-from storage.errors import SourceError
+from pipelines.curation.steps.paths import SourceFolder
+from pipelines.curation.steps.source_files import SourceFiles
 from storage.keys import bytes_key
-from storage.schema import Reject, RejectReason
+from storage.schema import Reject
 
 __all__ = ["ImageFile", "Intake", "files_of", "image_file", "read_sources"]
 
@@ -63,12 +63,12 @@ def read_sources(config: CurationConfig, report: Callable[[int, int], None]) -> 
     """
     intake = Intake()
     for place, source in enumerate(config.sources):
-        content: dict[str, object] = {}
-        for name in dict.fromkeys(source.source_files()):
-            data = _read_source_file(source, name)
-            intake.digests[f"{place}:{name}"] = bytes_key(data)
-            content[name] = decode_source_file(data, name)
-        for record in source.records(content):
+        names = source.source_files()
+        files = SourceFiles(SourceFolder(source.root_url), names)
+        for name in dict.fromkeys(names):
+            with files.open(name) as file:
+                intake.digests[f"{place}:{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+        for record in source.records(files):
             intake.records_in[record.source_file] += 1
             if isinstance(record, Draft):
                 intake.drafts.append((place, record))
@@ -90,18 +90,6 @@ def files_of(draft: Draft, source: Source) -> set[ImageFile]:
     return {image_file(draft, source)} | {
         ImageFile(source.root_url, segment.path) for segment in painted if isinstance(segment, PanopticSegment)
     }
-
-
-def _read_source_file(source: Source, name: str) -> bytes:
-    folder = SourceFolder(source.root_url)
-    remedy = f"expected {', '.join(source.source_files())} under {source.root_url}"
-    if not folder.exists():
-        raise SourceError(f"{name}: the root {source.root_url} of {type(source).__name__} is absent; {remedy}")
-    try:
-        return folder.read(safe_join("", name))
-    except RecordError as error:
-        known = {RejectReason.IMAGE_MISSING: "absent", RejectReason.PATH_UNSAFE: "leads out of the source's folder"}
-        raise SourceError(f"{name}: {known.get(error.reason, error.detail)}; {remedy}") from None
 
 
 def _hash_files(

@@ -11,7 +11,7 @@ import pickle
 import random
 import tarfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -22,12 +22,12 @@ from PIL import Image
 
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import CARD_NAME, curate_local, open_run
-from pipelines.curation.families.base import SourceFiles
 from pipelines.curation.records import Draft
 from pipelines.curation.registry import SourceUnion, source_config
 from pipelines.curation.shards import run_shard
 from pipelines.curation.steps.assemble import sample_key
-from pipelines.curation.steps.loading import decode_source_file
+from pipelines.curation.steps.paths import SourceFolder
+from pipelines.curation.steps.source_files import SourceFiles
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus
 from storage.manifest import Manifest, verify_manifest
@@ -133,22 +133,22 @@ class FamilyContract:
         assert curate_local(config, backward, NullProgress()) == forward
         assert _bytes_of(backward) == _bytes_of(Objects.open(tmp_path / "forward"))
         source = self._source(tmp_path)
-        files = self._files(tmp_path, source)
-        shuffled = {name: _shuffled(content) for name, content in files.items()}
-        assert _facts_of(source.records(files)) == _facts_of(source.records(shuffled))
+        in_order = _facts_of(source.records(self._files(source)))
+        for name in source.source_files():
+            _shuffle(tmp_path / "source" / name)
+        assert _facts_of(source.records(self._files(source))) == in_order
 
     def _source(self, tmp_path: Path) -> SourceUnion:
         root = tmp_path / "source"
         root.mkdir(parents=True, exist_ok=True)
         return source_config({**self.write_source(root), "root": str(root)})
 
-    def _files(self, tmp_path: Path, source: SourceUnion) -> dict[str, object]:
-        root = tmp_path / "source"
-        return {name: decode_source_file((root / name).read_bytes(), name) for name in source.source_files()}
+    def _files(self, source: SourceUnion) -> SourceFiles:
+        return SourceFiles(SourceFolder(source.root_url), source.source_files())
 
     def _records(self, tmp_path: Path) -> list[Draft | Reject]:
         source = self._source(tmp_path)
-        return list(source.records(self._files(tmp_path, source)))
+        return list(source.records(self._files(source)))
 
     def _config(self, tmp_path: Path, images_per_shard: int) -> CurationConfig:
         return CurationConfig(sources=(self._source(tmp_path),), max_reject_share=1, images_per_shard=images_per_shard)
@@ -214,16 +214,34 @@ def _bytes_of(objects: Objects) -> dict[str, bytes]:
     return {info.key: objects.read(info.key) for info in objects.list()}
 
 
-def _shuffled(content: object) -> object:
-    """The records of a file in another order."""
+def _shuffle(path: Path) -> None:
+    """Brings the records of a file into another order."""
     draw = random.Random(0)
-    if isinstance(content, list):
-        return draw.sample(content, len(content))
-    lists = cast("Mapping[str, list[object]]", content)
-    return {key: draw.sample(rows, len(rows)) for key, rows in lists.items()}
+    if path.suffix == ".tar":
+        with tarfile.open(path) as archive:
+            members = [(member, archive.extractfile(member) if member.isfile() else None) for member in archive]
+            content = [(member, data.read() if data is not None else b"") for member, data in members]
+        with tarfile.open(path, "w") as archive:
+            for member, data in draw.sample(content, len(content)):
+                archive.addfile(member, io.BytesIO(data))
+    elif path.suffix == ".p":
+        rows = cast("list[object]", pickle.loads(path.read_bytes()))
+        path.write_bytes(pickle.dumps(draw.sample(rows, len(rows))))
+    else:
+        content = cast("object", json.loads(path.read_text()))
+        if isinstance(content, list):
+            path.write_text(json.dumps(draw.sample(cast("list[object]", content), len(cast("list[object]", content)))))
+        else:
+            lists = cast("dict[str, list[object]]", content)
+            path.write_text(json.dumps({key: draw.sample(lists[key], len(lists[key])) for key in sorted(lists)}))
 
 
-def _facts_of(records: object) -> Counter[str]:
-    """Records less their locators, which may count rows."""
-    found = cast("list[Draft | Reject]", list(cast("SourceFiles", records)))
-    return Counter(repr(replace(record, locator="")) for record in found)
+def _facts_of(records: Iterable[Draft | Reject]) -> Counter[str]:
+    """Records less their locators, which may count rows, and places in archives."""
+    return Counter(repr(_without_place(record)) for record in records)
+
+
+def _without_place(record: Draft | Reject) -> Draft | Reject:
+    if isinstance(record, Draft):
+        return replace(record, locator="", image=replace(record.image, extent=None))
+    return replace(record, locator="")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from pydantic import Field
 
 from pipelines.curation.records import Draft, RecordError
+from pipelines.curation.steps.source_files import SourceFiles
 from storage.errors import UsageError
 from storage.recipe import RecipeModel
 from storage.schema import Reject
 
-__all__ = ["Source", "SourceFiles", "draft_or_reject", "rejected"]
-
-SourceFiles = Mapping[str, object]
-"""Decoded content of a source's files by their name under the root."""
+__all__ = ["Source", "draft_or_reject", "rejected"]
 
 
 class Source(RecipeModel, ABC):
@@ -43,10 +41,10 @@ class Source(RecipeModel, ABC):
         """Every record of the files, exactly once, as a draft or as a reject.
 
         Args:
-            files: decoded content of each of `source_files()`.
+            files: gives the records of each of `source_files()`.
 
         Raises:
-            SourceError: a file as a whole is of another format.
+            SourceError: a file is absent, damaged, or as a whole of another format.
         """
 
     @property

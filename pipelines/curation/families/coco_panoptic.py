@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.curation.families.base import Source, SourceFiles, rejected
+from pipelines.curation.families.base import Source, rejected
 from pipelines.curation.records import Draft, DraftRegion, PanopticSegment, RecordError, SourceImage
 from pipelines.curation.steps.coco import CocoIndex
 from pipelines.curation.steps.fields import integer, mapping, sequence, string
 from pipelines.curation.steps.paths import safe_join
+from pipelines.curation.steps.source_files import SourceFiles
 from pipelines.curation.steps.texts import category_phrase, region_token, required_text
 from storage.schema import PromptKind, Reject, RejectReason, Task, Turn, VisualPrompt
 
@@ -49,8 +50,8 @@ class CocoPanopticSource(Source):
 
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """The records of every use, picture by picture."""
-        index = CocoIndex(files[self.annotations], self.annotations, "annotations")
-        for row, value in enumerate(index.rows["annotations"]):
+        index = CocoIndex(files, self.annotations)
+        for row, (_, value) in enumerate(files.tables(self.annotations, "annotations")):
             locator = f"row={row}"
             try:
                 annotation = mapping(value, "annotation")

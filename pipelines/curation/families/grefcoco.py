@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from pipelines.curation.families.base import Source, SourceFiles
+from pipelines.curation.families.base import Source
 from pipelines.curation.families.references import referring_records
 from pipelines.curation.records import Draft, DraftRegion, RecordError
 from pipelines.curation.steps.coco import CocoIndex
 from pipelines.curation.steps.fields import integer, sequence, shown
-from pipelines.curation.steps.loading import expect_list
+from pipelines.curation.steps.source_files import SourceFiles
 from storage.schema import Reject, RejectReason
 
 __all__ = ["GRefCocoSource"]
@@ -42,9 +42,7 @@ class GRefCocoSource(Source):
 
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """One record per sentence; its target is the union of all annotations that are named."""
-        index = CocoIndex(files[self.instances_file], self.instances_file, "annotations")
-        refs = expect_list(files[self.refs_file], self.refs_file)
-        yield from referring_records(self, _FAMILY, self.refs_file, refs, index, _targets)
+        yield from referring_records(self, _FAMILY, files, self.refs_file, self.instances_file, _targets)
 
 
 def _targets(ref: dict[str, object], image_id: int, index: CocoIndex) -> tuple[DraftRegion, ...]:

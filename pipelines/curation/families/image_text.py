@@ -11,10 +11,10 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from pipelines.curation.families.base import Source, SourceFiles, draft_or_reject
+from pipelines.curation.families.base import Source, draft_or_reject
 from pipelines.curation.records import Draft, RecordError, SourceImage
 from pipelines.curation.steps.fields import mapping, sequence, shown, string
-from pipelines.curation.steps.loading import expect_list
+from pipelines.curation.steps.source_files import SourceFiles
 from pipelines.curation.steps.texts import multi_line, required_text
 from pipelines.curation.steps.webdataset import expand_shards
 from storage.schema import Reject, RejectReason, Task, Turn
@@ -49,7 +49,7 @@ class ImageTextSource(Source):
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """One record per key."""
         for name in self.source_files():
-            for value in expect_list(files[name], name):
+            for value in files.rows(name):
                 yield self._record(name, mapping(value, "record"))
 
     def _record(self, name: str, record: dict[str, object]) -> Draft | Reject:

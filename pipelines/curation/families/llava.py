@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from pipelines.curation.families.base import Source, SourceFiles, draft_or_reject
+from pipelines.curation.families.base import Source, draft_or_reject
 from pipelines.curation.records import Draft, RecordError, SourceImage
 from pipelines.curation.steps.conversations import conversation_turns
 from pipelines.curation.steps.fields import mapping, string
 from pipelines.curation.steps.images import coco_id_of
-from pipelines.curation.steps.loading import expect_list
 from pipelines.curation.steps.paths import safe_join
+from pipelines.curation.steps.source_files import SourceFiles
 from storage.schema import Reject, RejectReason, Task
 
 __all__ = ["LlavaSource"]
@@ -43,7 +43,7 @@ class LlavaSource(Source):
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """One record per conversation."""
         for name in self.conversations:
-            for row, value in enumerate(expect_list(files[name], name)):
+            for row, value in enumerate(files.rows(name)):
                 yield self._record(name, f"row={row}", value)
 
     def _record(self, name: str, locator: str, value: object) -> Draft | Reject:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from pipelines.curation.families.base import Source, SourceFiles, draft_or_reject, rejected
+from pipelines.curation.families.base import Source, draft_or_reject, rejected
 from pipelines.curation.records import Draft, DraftRegion, RecordError, SourceImage
 from pipelines.curation.steps.coco import checked_segmentation
 from pipelines.curation.steps.conversations import conversation_turns
 from pipelines.curation.steps.fields import mapping, optional_integer, sequence, shown, string
 from pipelines.curation.steps.images import coco_id_of
-from pipelines.curation.steps.loading import expect_list
 from pipelines.curation.steps.paths import safe_join
+from pipelines.curation.steps.source_files import SourceFiles
 from pipelines.curation.steps.texts import (
     normalise_placeholders,
     region_numbers,
@@ -55,10 +55,10 @@ class OspreySource(Source):
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """One record per description and one per conversation."""
         for name in self.descriptions:
-            for row, value in enumerate(expect_list(files[name], name)):
+            for row, value in enumerate(files.rows(name)):
                 yield from self._descriptions(name, row, value)
         for name in self.conversations:
-            for row, value in enumerate(expect_list(files[name], name)):
+            for row, value in enumerate(files.rows(name)):
                 yield draft_or_reject(_FAMILY, name, f"row={row}", _Conversation(self, name, row, value).draft)
 
     def _descriptions(self, name: str, row: int, value: object) -> Iterator[Draft | Reject]:

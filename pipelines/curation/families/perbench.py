@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal
 
-from pipelines.curation.families.base import Source, SourceFiles, draft_or_reject, rejected
+from pipelines.curation.families.base import Source, draft_or_reject, rejected
 from pipelines.curation.records import Draft, DraftRegion, RecordError, SourceImage
 from pipelines.curation.steps.coco import checked_segmentation
 from pipelines.curation.steps.fields import mapping, sequence, shown, string
 from pipelines.curation.steps.images import coco_id_of
-from pipelines.curation.steps.loading import expect_list
 from pipelines.curation.steps.paths import safe_join
+from pipelines.curation.steps.source_files import SourceFiles
 from pipelines.curation.steps.texts import (
     SEG,
     normalise_placeholders,
@@ -61,13 +61,13 @@ class PerBenchSource(Source):
             yield from self._items(self.mcq, files, "mcqs", self._question)
         if self.visual_text_res is not None:
             name = self.visual_text_res
-            for row, value in enumerate(expect_list(files[name], name)):
+            for row, value in enumerate(files.rows(name)):
                 locator = f"row={row}"
                 yield draft_or_reject(_FAMILY, name, locator, partial(self._expression, name, locator, value))
 
     def _items(self, name: str, files: SourceFiles, key: str, build: _BuildItem) -> Iterator[Draft | Reject]:
         """One record per entry of each row's list `key`, and one per row whose list can't be read."""
-        for row, value in enumerate(expect_list(files[name], name)):
+        for row, value in enumerate(files.rows(name)):
             locator = f"row={row}"
             try:
                 record = mapping(value, "record")

@@ -7,12 +7,12 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from pipelines.curation.families.base import Source, SourceFiles
+from pipelines.curation.families.base import Source
 from pipelines.curation.families.references import referring_records
 from pipelines.curation.records import Draft, DraftRegion
 from pipelines.curation.steps.coco import CocoIndex
 from pipelines.curation.steps.fields import integer
-from pipelines.curation.steps.loading import expect_list
+from pipelines.curation.steps.source_files import SourceFiles
 from storage.schema import Reject
 
 __all__ = ["RefCocoSource"]
@@ -54,9 +54,7 @@ class RefCocoSource(Source):
 
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """One record per sentence; its target is one annotation."""
-        index = CocoIndex(files[self.instances_file], self.instances_file, "annotations")
-        refs = expect_list(files[self.refs_file], self.refs_file)
-        yield from referring_records(self, self.dataset, self.refs_file, refs, index, _target)
+        yield from referring_records(self, self.dataset, files, self.refs_file, self.instances_file, _target)
 
 
 def _target(ref: dict[str, object], image_id: int, index: CocoIndex) -> tuple[DraftRegion, ...]:

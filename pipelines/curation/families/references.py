@@ -7,11 +7,13 @@ record. Its own `file_name` is no image file: the image is the one that the COCO
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import cast
 
 from pipelines.curation.families.base import Source, draft_or_reject, rejected
 from pipelines.curation.records import Draft, DraftRegion, RecordError, SourceImage
 from pipelines.curation.steps.coco import CocoIndex
 from pipelines.curation.steps.fields import integer, mapping, sequence, string
+from pipelines.curation.steps.source_files import SourceFiles
 from pipelines.curation.steps.texts import expression
 from storage.schema import Reject, RejectReason, Task, Turn
 
@@ -22,19 +24,20 @@ TargetsOf = Callable[[dict[str, object], int, CocoIndex], tuple[DraftRegion, ...
 
 
 def referring_records(
-    source: Source, family: str, source_file: str, refs: list[object], index: CocoIndex, targets_of: TargetsOf
+    source: Source, family: str, files: SourceFiles, source_file: str, instances_file: str, targets_of: TargetsOf
 ) -> Iterator[Draft | Reject]:
     """One record per sentence, and one per reference that has none or can't be read.
 
     Args:
         source: knows the folder of the images and the names of splits.
         family: of the samples.
-        source_file: the file that `refs` come from.
-        refs: the references as decoded.
-        index: the COCO file they refer to.
+        files: of the source.
+        source_file: the file of references; read twice, so that of the annotations only those are kept that it names.
+        instances_file: the COCO file that they refer to.
         targets_of: how this family finds the regions of a reference.
     """
-    for row, value in enumerate(refs):
+    index = CocoIndex(files, instances_file, annotations=_annotation_ids(files.rows(source_file)))
+    for row, value in enumerate(files.rows(source_file)):
         locator = f"row={row}"
         try:
             ref = mapping(value, "reference")
@@ -55,6 +58,16 @@ def referring_records(
             yield _sentence_draft(
                 family, source_file, _sentence_locator(locator, place, sentence), sentence, split, image, regions
             )
+
+
+def _annotation_ids(refs: Iterator[object]) -> set[int]:
+    """Ids of all annotations that references name, whatever else is wrong with them."""
+    found: set[int] = set()
+    for ref in refs:
+        named = cast("dict[str, object]", ref).get("ann_id") if isinstance(ref, dict) else None
+        ids = cast("list[object]", named) if isinstance(named, list | tuple) else [named]
+        found.update(value for value in ids if isinstance(value, int))
+    return found
 
 
 def _facts(

@@ -2,38 +2,65 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from typing import cast
 
 from pipelines.curation.records import CocoSegmentation, DraftRegion, RecordError, SourceImage
 from pipelines.curation.steps.fields import integer, mapping, shown, string
 from pipelines.curation.steps.images import coco_id_of
-from pipelines.curation.steps.loading import expect_mapping
 from pipelines.curation.steps.paths import safe_join
+from pipelines.curation.steps.source_files import SourceFiles
 from storage.schema import RejectReason
 
 __all__ = ["CocoIndex", "checked_segmentation"]
 
 _Row = dict[str, object]
+_OF_ANNOTATIONS = {"id", "image_id", "category_id", "segmentation"}
 
 
 class CocoIndex:
     """The rows of a COCO file by id, checked when they are asked for.
 
     Args:
-        content: the decoded file.
-        file_name: how messages name it.
-        lists: which lists it must hold besides `images` and `categories`.
+        files: of the source.
+        file_name: the COCO file; messages name it.
+        annotations: ids of the annotations that will be asked for; None: the file's annotations aren't by id.
+        image_fields: fields of an image that are kept, besides those that `image` needs.
 
     Raises:
-        SourceError: the file holds no such lists.
+        SourceError: the file holds no lists of images, categories and annotations.
     """
 
-    def __init__(self, content: object, file_name: str, *lists: str) -> None:
+    def __init__(
+        self,
+        files: SourceFiles,
+        file_name: str,
+        annotations: Collection[int] | None = None,
+        image_fields: Collection[str] = (),
+    ) -> None:
         self.file_name = file_name
-        self.rows = expect_mapping(content, file_name, "images", "categories", *lists)
-        self._images = _by_id(self.rows["images"])
-        self._categories = _by_id(self.rows["categories"])
-        self._annotations = _by_id(self.rows.get("annotations", []))
+        self._images: dict[int, list[_Row]] = {}
+        self._categories: dict[int, list[_Row]] = {}
+        self._annotations: dict[int, list[_Row]] = {}
+        self._num: Counter[str] = Counter()
+        tables = {"images": self._images, "categories": self._categories, "annotations": self._annotations}
+        kept = {"images": {"id", "file_name", "height", "width", *image_fields}, "annotations": _OF_ANNOTATIONS}
+        wanted = tables if annotations is not None else ("images", "categories")
+        for key, value in files.tables(file_name, *tables, wanted=wanted):
+            if not isinstance(value, dict):
+                continue
+            row = cast(_Row, value)
+            row_id = row.get("id")
+            # Rows without a usable id stand for nothing: whoever refers to them finds them absent.
+            if not isinstance(row_id, int):
+                continue
+            self._num[key] += 1
+            if key != "annotations" or row_id in (annotations or ()):
+                fields = kept.get(key)
+                tables[key].setdefault(row_id, []).append(
+                    row if fields is None else {field: row[field] for field in fields if field in row}
+                )
         self._regions: dict[int, DraftRegion] = {}
         self._source_images: dict[tuple[int, str], SourceImage] = {}
 
@@ -45,7 +72,7 @@ class CocoIndex:
         """
         found = self._source_images.get((image_id, folder))
         if found is None:
-            row = self._row(self._images, "images", image_id, RejectReason.IMAGE_UNKNOWN)
+            row = self.image_row(image_id)
             name = string(row, "file_name")
             found = SourceImage(
                 path=safe_join(folder, name),
@@ -55,6 +82,10 @@ class CocoIndex:
             )
             self._source_images[image_id, folder] = found
         return found
+
+    def image_row(self, image_id: int) -> _Row:
+        """The row of an image, of its id, file name, size and `image_fields`; raises RecordError."""
+        return self._row(self._images, "images", image_id, RejectReason.IMAGE_UNKNOWN)
 
     def annotation(self, annotation_id: int, image_id: int) -> DraftRegion:
         """The region of an annotation, which must belong to that image.
@@ -101,24 +132,12 @@ class CocoIndex:
     def _row(self, rows: dict[int, list[_Row]], what: str, key: int, reason: RejectReason) -> _Row:
         found = rows.get(key, [])
         if not found:
-            raise RecordError(reason, f"id {key} is not among the {len(rows)} {what} of {self.file_name}")
+            raise RecordError(reason, f"id {key} is not among the {self._num[what]} {what} of {self.file_name}")
         if len(found) > 1 and any(row != found[0] for row in found):
             raise RecordError(
                 RejectReason.FIELD_INVALID, f"id {key} stands for {len(found)} different {what} of {self.file_name}"
             )
         return found[0]
-
-
-def _by_id(rows: list[object]) -> dict[int, list[_Row]]:
-    """Rows without a usable id stand for nothing: whoever refers to them finds them absent."""
-    found: dict[int, list[_Row]] = {}
-    for value in rows:
-        if isinstance(value, dict):
-            row = cast(_Row, value)
-            key = row.get("id")
-            if isinstance(key, int):
-                found.setdefault(key, []).append(row)
-    return found
 
 
 def checked_segmentation(value: object) -> CocoSegmentation:

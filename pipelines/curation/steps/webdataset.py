@@ -6,13 +6,15 @@ they are: a record says where in the shard their bytes lie, and they are read fr
 
 from __future__ import annotations
 
-import io
+import os
 import re
 import tarfile
+from collections.abc import Iterator
+from io import BufferedIOBase
 
 from storage.errors import SourceError, UsageError
 
-__all__ = ["expand_shards", "read_shard"]
+__all__ = ["expand_shards", "iterate_shard"]
 
 _TEXTS = ("txt", "json")
 _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
@@ -38,14 +40,14 @@ def expand_shards(pattern: str) -> tuple[str, ...]:
     return tuple(name for one in names for name in expand_shards(one))
 
 
-def read_shard(data: bytes, file_name: str) -> list[object]:
+def iterate_shard(file: BufferedIOBase, file_name: str) -> Iterator[object]:
     """The records of a shard, in the order of their keys' first members.
 
     Args:
-        data: the bytes of the tar file.
+        file: the tar file, seekable; pictures in it aren't read.
         file_name: how messages name it.
 
-    Returns:
+    Yields:
         A mapping per key: `key`, and `members`, a list of mappings with `suffix` and either `data` (the bytes of
         `txt` and `json`) or `extent` (offset and size in bytes of anything else).
 
@@ -53,8 +55,10 @@ def read_shard(data: bytes, file_name: str) -> list[object]:
         SourceError: it is cut off, compressed, or no tar file.
     """
     records: dict[str, list[object]] = {}
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if member.isdir():
                     continue
@@ -62,19 +66,20 @@ def read_shard(data: bytes, file_name: str) -> list[object]:
                 stem, _, suffix = name.partition(".")
                 fields: dict[str, object] = {"suffix": suffix.lower()}
                 if member.isfile():
-                    start, stop = member.offset_data, member.offset_data + member.size
-                    if stop > len(data):
-                        raise tarfile.ReadError(f"{member.name} ends at byte {stop} of {len(data)}")
+                    if member.offset_data + member.size > size:
+                        raise tarfile.ReadError(f"{member.name} ends at byte {member.offset_data + member.size}")
                     if suffix.lower() in _TEXTS:
-                        fields["data"] = data[start:stop]
+                        content = archive.extractfile(member)
+                        fields["data"] = content.read() if content is not None else b""
                     else:
-                        fields["extent"] = (start, member.size)
+                        fields["extent"] = (member.offset_data, member.size)
                 # Names needn't be Unicode; what isn't stands escaped, so that reports can be written.
                 key = (f"{folder}/{stem}" if folder else stem).encode(errors="backslashreplace").decode()
                 records.setdefault(key, []).append(fields)
     except tarfile.TarError as error:
         raise SourceError(
-            f"{file_name}: expected an uncompressed WebDataset shard (tar), got {len(data)} bytes that can't be read "
+            f"{file_name}: expected an uncompressed WebDataset shard (tar), got {size} bytes that can't be read "
             f"as one ({error}); fetch the file again, or unpack its compression"
         ) from error
-    return [{"key": key, "members": members} for key, members in records.items()]
+    for key, members in records.items():
+        yield {"key": key, "members": members}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipelines.curation.steps.webdataset import read_shard
+from pipelines.curation.steps.webdataset import iterate_shard
 from pipelines.progress import NullProgress
 from pipelines.scenes import ScenesConfig, captions
 from pipelines.scenes.blocks import PictureFacts, image_key, plan_blocks, read_facts
@@ -56,7 +56,7 @@ def test_order_is_of_chance_and_repeats_itself(scenes: Objects) -> None:
 def test_shards_hold_the_pictures_themselves(scenes: Objects) -> None:
     for split, count in (("train", 5), ("val", 2)):
         data = scenes.read(f"image_text/{split}/00000.tar")
-        assert len(read_shard(data, split)) == count
+        assert len(list(iterate_shard(io.BytesIO(data), split))) == count
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             names = archive.getnames()
             assert len(names) == 3 * count

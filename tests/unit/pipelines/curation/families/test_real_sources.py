@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curate_local
-from pipelines.curation.steps.loading import decode_source_file
+from pipelines.curation.steps.source_files import iterate_rows
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus
 from storage.masks import decode_mask
@@ -56,7 +56,8 @@ def test_referring_masks_equal_the_ground_truth(refer: Corpus, shared_data: Path
 def test_no_referring_row_is_lost(refer: Corpus, shared_data: Path) -> None:
     expected: Counter[str] = Counter()
     for name in ("refcoco/refs(unc).p", "refcoco+/refs(unc).p", "refcocog/refs(umd).p", "refcocog/refs(google).p"):
-        refs: Any = decode_source_file((shared_data / "data/refer_seg" / name).read_bytes(), name)
+        with (shared_data / "data/refer_seg" / name).open("rb") as file:
+            refs: list[Any] = list(iterate_rows(file, name))
         assert refs == pickle.loads((shared_data / "data/refer_seg" / name).read_bytes())
         expected[name] = sum(len(ref["sentences"]) for ref in refs)
     found = Counter(sample.source_file for sample in refer.samples())

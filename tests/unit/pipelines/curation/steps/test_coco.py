@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from pipelines.curation.records import RecordError
 from pipelines.curation.steps.coco import CocoIndex, checked_segmentation
+from pipelines.curation.steps.paths import SourceFolder
+from pipelines.curation.steps.source_files import SourceFiles
 from storage.errors import SourceError
 from storage.schema import RejectReason
 
 _POLYGON = [[1, 1, 5, 1, 5, 5.5]]
 
 
-def _index() -> CocoIndex:
+def _index(folder: Path) -> CocoIndex:
     images = [
         {"id": 1, "file_name": "COCO_train2014_000000000025.jpg", "height": 4, "width": 6},
         {"id": 2, "file_name": "a.jpg", "height": 0, "width": 6},
@@ -31,11 +36,16 @@ def _index() -> CocoIndex:
         {"id": 5, "image_id": 99, "category_id": 7, "segmentation": _POLYGON},
     ]
     content = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "cup"}]}
-    return CocoIndex(content, "instances.json", "annotations")
+    return _index_of(folder, content)
 
 
-def test_good_rows() -> None:
-    index = _index()
+def _index_of(folder: Path, content: object) -> CocoIndex:
+    (folder / "instances.json").write_text(json.dumps(content))
+    return CocoIndex(SourceFiles(SourceFolder(str(folder))), "instances.json", annotations=range(10))
+
+
+def test_good_rows(tmp_path: Path) -> None:
+    index = _index(tmp_path)
     image = index.image(1, "images")
     assert image.path == "images/COCO_train2014_000000000025.jpg"
     assert (image.height, image.width, image.coco_id) == (4, 6, 25)
@@ -51,12 +61,12 @@ def test_good_rows() -> None:
     [
         (2, RejectReason.FIELD_INVALID, "height: expected an integer >= 1, got 0"),
         (3, RejectReason.FIELD_INVALID, "id 3 stands for 2 different images of instances.json"),
-        (5, RejectReason.IMAGE_UNKNOWN, "id 5 is not among the 4 images of instances.json"),
+        (5, RejectReason.IMAGE_UNKNOWN, "id 5 is not among the 6 images of instances.json"),
     ],
 )
-def test_bad_images(image_id: int, reason: RejectReason, detail: str) -> None:
+def test_bad_images(tmp_path: Path, image_id: int, reason: RejectReason, detail: str) -> None:
     with pytest.raises(RecordError, match=detail) as caught:
-        _index().image(image_id, "images")
+        _index(tmp_path).image(image_id, "images")
     assert caught.value.reason is reason
 
 
@@ -70,9 +80,9 @@ def test_bad_images(image_id: int, reason: RejectReason, detail: str) -> None:
         (5, 99, RejectReason.IMAGE_UNKNOWN, "annotation 5: its image_id 99 is not among the images"),
     ],
 )
-def test_bad_annotations(annotation_id: int, image_id: int, reason: RejectReason, detail: str) -> None:
+def test_bad_annotations(tmp_path: Path, annotation_id: int, image_id: int, reason: RejectReason, detail: str) -> None:
     with pytest.raises(RecordError, match=detail) as caught:
-        _index().annotation(annotation_id, image_id)
+        _index(tmp_path).annotation(annotation_id, image_id)
     assert caught.value.reason is reason
 
 
@@ -109,8 +119,8 @@ def test_segmentations_out_of_form(value: object, reason: RejectReason) -> None:
     assert caught.value.reason is reason
 
 
-def test_a_file_of_another_format() -> None:
-    with pytest.raises(SourceError, match=r"^a.json: expected a COCO mapping, got list of 0"):
-        CocoIndex([], "a.json")
-    with pytest.raises(SourceError, match=r"^a.json: expected a list under 'annotations', got dict of 0"):
-        CocoIndex({"images": [], "categories": [], "annotations": {}}, "a.json", "annotations")
+def test_a_file_of_another_format(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"^instances.json: expected a COCO mapping, got a list"):
+        _index_of(tmp_path, [])
+    with pytest.raises(SourceError, match=r"^instances.json: expected a list under 'annotations'"):
+        _index_of(tmp_path, {"images": [], "categories": [], "annotations": {}})

@@ -64,5 +64,5 @@ def test_an_object_store() -> None:
     folder = SourceFolder(objects.url)
     assert folder.exists()
     assert folder.read("a/refs(unc).p") == b"1"
-    with pytest.raises(RecordError, match="image_missing: b: no such object in the source"):
+    with pytest.raises(RecordError, match="image_missing: b: no such file in the source"):
         folder.read("b")

@@ -1,22 +1,28 @@
 from __future__ import annotations
 
 import gzip
+import io
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from pipelines.curation.steps.paths import SourceFolder
-from pipelines.curation.steps.webdataset import expand_shards, read_shard
+from pipelines.curation.steps.webdataset import expand_shards, iterate_shard
 from pipelines.curation.testing import write_shard
 from storage.errors import SourceError, UsageError
 from storage.objects import Objects
 
 
+def _read(path: Path) -> list[dict[str, object]]:
+    with path.open("rb") as file:
+        return cast("list[dict[str, object]]", list(iterate_shard(file, path.name)))
+
+
 def test_members_of_a_key_come_together_and_pictures_stay_where_they_are(tmp_path: Path) -> None:
     members = {"a.txt": b"one", "b.jpg": b"picture b", "a.jpg": b"picture a", "dir/c.tar.gz": b"?"}
     write_shard(tmp_path / "0.tar", members)
-    records = cast("list[dict[str, object]]", read_shard((tmp_path / "0.tar").read_bytes(), "0.tar"))
+    records = _read(tmp_path / "0.tar")
     assert [record["key"] for record in records] == ["a", "b", "dir/c"]
     text, picture = cast("list[dict[str, object]]", records[0]["members"])
     assert text == {"suffix": "txt", "data": b"one"}
@@ -30,7 +36,7 @@ def test_members_of_a_key_come_together_and_pictures_stay_where_they_are(tmp_pat
 
 def test_names_that_are_not_unicode_can_be_reported(tmp_path: Path) -> None:
     write_shard(tmp_path / "0.tar", {"\udcff.txt": b"one"})
-    (record,) = cast("list[dict[str, object]]", read_shard((tmp_path / "0.tar").read_bytes(), "0.tar"))
+    (record,) = _read(tmp_path / "0.tar")
     assert record["key"] == "\\udcff"
 
 
@@ -40,7 +46,7 @@ def test_what_is_no_whole_shard_is_named(tmp_path: Path, damage: str) -> None:
     data = (tmp_path / "0.tar").read_bytes()
     damaged = {"cut": data[:3000], "zip": gzip.compress(data), "text": b"not a shard"}[damage]
     with pytest.raises(SourceError, match=r"shards/0\.tar: expected an uncompressed WebDataset shard"):
-        read_shard(damaged, "shards/0.tar")
+        list(iterate_shard(io.BytesIO(damaged), "shards/0.tar"))
 
 
 def test_ranges_are_checked() -> None:
