@@ -274,35 +274,6 @@ def _row_to_sample(row: _Row) -> Sample:
     )
 
 
-class _RangeFile(io.RawIOBase):
-    """A read-only file over ranged reads, for Parquet files that aren't local."""
-
-    def __init__(self, objects: Objects, path: str, size_bytes: int) -> None:
-        super().__init__()
-        self._objects, self._path, self._size, self._position = objects, path, size_bytes, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        rest = max(0, self._size - self._position)
-        length = rest if size is None or size < 0 else min(size, rest)
-        data = self._objects.read_range(self._path, self._position, length)
-        self._position += length
-        return data
-
-
 class _Files:
     """The Parquet files of one folder: footers are read once, row groups on demand."""
 
@@ -358,7 +329,7 @@ class _Files:
     def _source(self, entry: FileEntry) -> pa.NativeFile:
         folder = self._objects.local_path
         if folder is None:
-            return pa.PythonFile(_RangeFile(self._objects, entry.path, entry.size_bytes), mode="r")
+            return pa.PythonFile(self._objects.open_file(entry.path), mode="r")
         try:
             file = pa.OSFile(str(folder / entry.path))
         except OSError as error:

@@ -8,6 +8,7 @@
     │   │   └── UnsafePickle               a pickle that wants more than plain containers
     │   ├── CorruptObject                  stored bytes that don't match what was promised
     │   ├── MissingFeature                 an image that the store doesn't hold
+    │   ├── LeakingCorpus                  training samples on evaluation images
     │   ├── TooManyRejects                 more rejects than the recipe allows
     │   └── TooManySkips                   training that skips more steps than the recipe allows
     └── InfrastructureError (RuntimeError) exit 4: storage or cluster
@@ -26,6 +27,7 @@ __all__ = [
     "CorruptObject",
     "DataError",
     "InfrastructureError",
+    "LeakingCorpus",
     "ManifestConflict",
     "MissingFeature",
     "ObjectNotFound",
@@ -81,6 +83,10 @@ class CorruptObject(DataError):
 
 class MissingFeature(DataError):
     """An image or a teacher whose features the store doesn't hold."""
+
+
+class LeakingCorpus(DataError):
+    """A corpus that would train on images that it, or a benchmark, evaluates on."""
 
 
 class TooManyRejects(DataError):

@@ -100,7 +100,15 @@ class RejectReason(StrEnum):
     LEAKAGE = "leakage"
     """A training sample on an evaluation image of another set."""
     FILTERED = "filtered"
-    """A quality rule of the recipe; `detail` names the rule and the value."""
+    """A rule of the source's format; `detail` names the rule and the value."""
+    EXPRESSION_DUPLICATE = "expression_duplicate"
+    """Says the same of the same target as another one. This and the next five are quality rules of the recipe."""
+    EXPRESSION_LENGTH = "expression_length"
+    IMAGE_DUPLICATE = "image_duplicate"
+    """The picture looks like another one that stays."""
+    MASK_AREA = "mask_area"
+    MASK_BORDER = "mask_border"
+    MASK_DEGENERATE = "mask_degenerate"
     TEACHER_FAILED = "teacher_failed"
 
 

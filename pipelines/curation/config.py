@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
+from pipelines.curation.leakage import LeakageConfig
 from pipelines.curation.registry import SourceConfig, check_kind
+from pipelines.curation.steps.filters import FilterConfig
 from pipelines.curation.steps.images import MAX_IMAGE_PX
 from storage.recipe import RecipeModel
 
@@ -22,10 +24,23 @@ class CurationConfig(RecipeModel):
     """Share of rejects among the records of one source file beyond which no corpus is published."""
     max_image_px: int = Field(default=50_000_000, ge=1, le=MAX_IMAGE_PX)
     """Largest height x width of an image, in px; larger ones are rejected before they are decoded."""
+    filters: FilterConfig = FilterConfig()
+    """Quality rules for training samples."""
+    leakage: LeakageConfig = LeakageConfig()
+    """How training is kept apart from evaluation."""
     images_per_shard: int = Field(default=512, ge=1)
-    """Images of one shard: the unit of work, and of what an interrupted run keeps."""
+    """Images of one shard, about: the unit of work, and of what an interrupted run keeps."""
     num_threads: int = Field(default=16, ge=1, le=256, json_schema_extra={"hashed": False})
-    """Threads that read and hash files while the run is planned."""
+    """Files of pixels that a task reads at once while they are hashed."""
+
+    @property
+    def root_of_lists(self) -> str:
+        """URL of the folder with lists of evaluation ids.
+
+        Raises:
+            UsageError: neither the curation nor a source names one.
+        """
+        return self.root or self.sources[0].root_url
 
     def with_roots(self) -> CurationConfig:
         """The same configuration, with a root in every source.

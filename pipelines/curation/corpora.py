@@ -1,59 +1,87 @@
-"""From sources to a published corpus, less the question who runs the shards."""
+"""From sources to a published corpus, less the question who does the work.
+
+    read     each part of a source: drafts and rejects, sorted by picture
+    hash     the pictures that drafts name
+    make     shards: pictures decoded, masks made, samples assembled and filtered
+    judge    all pictures: which of them leak, which are there twice
+    settle   shards, less what the verdicts take out; then the manifest
+
+What the first three write lies below `work/` until the corpus is published; an interrupted run goes on from there.
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Protocol, TypeVar, cast
 
 from pipelines.curation.card import render_card
 from pipelines.curation.config import CurationConfig
-from pipelines.curation.intake import Intake, read_sources
-from pipelines.curation.shards import ShardCounts, ShardWork, describe_files, plan_shards, run_shard, shard_files
+from pipelines.curation.drafts import ImageFile
+from pipelines.curation.intake import NamedFile, PartAccount, hash_files, named_files, parts_of, read_part, roots_of
+from pipelines.curation.judging import Verdicts, judge, read_looks
+from pipelines.curation.leakage import check_sealed, read_evaluation_ids
+from pipelines.curation.records import RecordError
+from pipelines.curation.settling import ShardCounts, describe_files, publish_file, settle_shard
+from pipelines.curation.shards import ShardContext, ShardWork, make_shard, plan_shards
 from pipelines.progress import NullProgress, Progress
-from storage.corpus import write_rejects
-from storage.errors import CorruptObject, ManifestConflict, TooManyRejects
+from storage.errors import CorruptObject, LeakingCorpus, ManifestConflict, TooManyRejects
 from storage.keys import Json, content_key
 from storage.manifest import FileEntry, Manifest, publish, read_manifest
 from storage.objects import Objects
-from storage.schema import SCHEMA_VERSION
+from storage.schema import SCHEMA_VERSION, RejectReason
 
-__all__ = ["CARD_NAME", "VERSION", "Run", "curate_local", "curation_key", "finish", "open_run"]
+__all__ = ["CARD_NAME", "VERSION", "Here", "Workers", "curate_local", "curate_with", "curation_key"]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same sources and configuration would give another corpus."""
 
 CARD_NAME = "README.md"
 """Key of the card below the corpus's prefix."""
 
 _STAGE = "curation"
-_UNPLACED = "sources"
+_WORK = "work"
+_FILES_PER_TASK = 256
+_WANTED = (RejectReason.LEAKAGE, RejectReason.IMAGE_DUPLICATE, RejectReason.EXPRESSION_DUPLICATE, RejectReason.FILTERED)
+"""Rejects that the recipe asks for: they don't tell of a bad source."""
 _LOG = logging.getLogger(__name__)
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class Workers(Protocol):
+    """Who does the work."""
+
+    def map(self, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[tuple[int, _Result]]:
+        """Results in whatever order they come, each with the place of its item."""
+        ...
+
+
+class Here:
+    """Workers that are this process alone."""
+
+    def map(self, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[tuple[int, _Result]]:
+        """One after the other."""
+        return ((place, function(item)) for place, item in enumerate(items))
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A run that was planned: what is there already, and what is left to do."""
+class _Sources:
+    """What the sources say, and which pictures they name."""
 
     config: CurationConfig
-    """With a root in every source."""
-    intake: Intake
-    inputs: Mapping[str, str]
-    key: str
-    output: Objects
-    """The corpus's prefix."""
-    finished: tuple[ShardWork, ...]
-    """Shards whose files an earlier run wrote."""
-    waiting: tuple[ShardWork, ...]
-    """Shards to be made."""
-
-    @property
-    def num_shards(self) -> int:
-        """Shards in all."""
-        return len(self.finished) + len(self.waiting)
+    work: Objects
+    accounts: tuple[PartAccount, ...]
+    named: tuple[NamedFile, ...]
+    found: Mapping[ImageFile, str | RecordError]
+    evaluation_ids: Mapping[str, Sequence[int]]
+    list_digests: Mapping[str, str]
 
 
 def curation_key(config: CurationConfig, inputs: Mapping[str, str] | None = None) -> str:
@@ -69,111 +97,162 @@ def curation_key(config: CurationConfig, inputs: Mapping[str, str] | None = None
     """
     if inputs is None:
         located = config.with_roots()
-        inputs = _hashed_inputs(located, read_sources(located, NullProgress().update))
+        with tempfile.TemporaryDirectory() as folder:
+            inputs = _hashed_inputs(_read_sources(located, Objects.open(folder), Here(), NullProgress()))
     return content_key(
         {
             "schema_version": SCHEMA_VERSION,
             "stage": _STAGE,
             "version": VERSION,
             "config": cast(Json, config.hashed_fields()),
-            "inputs": inputs,
+            "inputs": dict(inputs),
         }
     )
 
 
-def open_run(
-    config: CurationConfig, output: Objects, progress: Progress, inputs: Mapping[str, str] | None = None
-) -> Run | Manifest:
-    """Reads the sources and lists what an earlier run left; the manifest, if nothing is left to do.
+def curate_with(
+    workers: Workers,
+    config: CurationConfig,
+    output: Objects,
+    progress: Progress,
+    inputs: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Curates the sources into one corpus.
+
+    A corpus that is already there is returned as it is; a run that was killed continues with what it hadn't written.
+    The bytes depend neither on how many work, nor on the order in which they are done.
 
     Args:
+        workers: who does the work; all must reach the output.
         config: what to curate.
         output: the corpus's prefix.
-        progress: told of pictures read.
+        progress: told of files and pictures read, then of shards made and published.
         inputs: see `curation_key`.
 
     Raises:
-        SourceError: a source file can't be used; UnsafePickle among them.
+        DataError: a source that can't be used, too many rejects, or a corpus that leaks.
         ManifestConflict: another corpus stands at `output`.
         InfrastructureError: a store can't be reached.
     """
     config = config.with_roots()
     present = read_manifest(output)
-    if present is not None and inputs is not None:
-        return _same(present, curation_key(config, inputs), output)
-    intake = read_sources(config, partial(progress.update, unit="pictures read"))
-    inputs = _hashed_inputs(config, intake) if inputs is None else inputs
-    key = curation_key(config, inputs)
     if present is not None:
-        return _same(present, key, output)
-    plan = plan_shards(config, intake)
-    # Records without a readable picture stand in a file of their own.
-    write_rejects(output, _UNPLACED, [*intake.rejects, *plan.rejects])
-    written = {info.key for info in output.list()}
-    finished = tuple(work for work in plan.shards if written.issuperset(shard_files(work.name)))
-    names = {work.name for work in finished}
-    waiting = tuple(work for work in plan.shards if work.name not in names)
-    return Run(config, intake, inputs, key, output, finished, waiting)
-
-
-def finish(run: Run, counts: Iterable[ShardCounts]) -> Manifest:
-    """Accounts for every record, writes the card and publishes the corpus.
-
-    Args:
-        run: as planned.
-        counts: of every shard of the run, finished ones included.
-
-    Raises:
-        TooManyRejects: a source file has a larger share of rejects than allowed.
-        CorruptObject: samples and rejects don't add up to the records that were read.
-        ManifestConflict: another corpus stands at this prefix.
-    """
-    total = describe_files(run.output, [f"rejects/{_UNPLACED}.parquet"])
-    for shard in counts:
-        total.add(shard)
-    _check_account(run, total)
-    _check_share(run, total)
-    facts = _facts(run, total)
-    card = render_card(run.key, facts).encode()
-    run.output.create(CARD_NAME, card)
-    manifest = Manifest(
-        kind="corpus",
-        key=run.key,
-        schema_version=SCHEMA_VERSION,
-        recipe=cast("dict[str, Json]", run.config.hashed_fields()),
-        inputs=run.inputs,
-        files=(*total.files, FileEntry.of(CARD_NAME, card)),
-        facts=facts,
-    )
-    _LOG.info("corpus %s: %d samples, %d rejects", run.output.url, total.samples.total(), total.rejects.total())
-    return publish(run.output, manifest)
+        return _same(present, curation_key(config, inputs), output)
+    work = output.child(_WORK)
+    sources = _read_sources(config, work, workers, progress)
+    inputs = _hashed_inputs(sources) if inputs is None else inputs
+    key = curation_key(config, inputs)
+    shards = plan_shards(sources.named, sources.found, config.images_per_shard)
+    files = tuple(file for account in sources.accounts for file in account.drafts)
+    made = work.child(f"made-{key[:16]}")
+    context = ShardContext(config, roots_of(config), work, made, files)
+    for done, _ in enumerate(workers.map(partial(make_shard, context), shards), start=1):
+        progress.update(done, len(shards), unit="shards")
+    verdicts = _judge(sources, made, shards)
+    total = _settle(workers, sources, made, output, shards, verdicts)
+    manifest = _finish(sources, output, total, key, inputs)
+    _clear(work)
+    return manifest
 
 
 def curate_local(
     config: CurationConfig, output: Objects, progress: Progress, inputs: Mapping[str, str] | None = None
 ) -> Manifest:
-    """Curates in this process, shard after shard; `pipeline.curate` gives the same bytes on a cluster.
+    """Curates in this process; `pipeline.curate` gives the same bytes on a cluster. See `curate_with`."""
+    return curate_with(Here(), config, output, progress, inputs)
 
-    Args:
-        config: what to curate.
-        output: the corpus's prefix.
-        progress: told of pictures read, then of shards done.
-        inputs: see `curation_key`.
 
-    Raises:
-        DataError: a source that can't be used, or too many rejects.
-        ManifestConflict: another corpus stands at `output`.
-        InfrastructureError: a store can't be reached.
-    """
-    run = open_run(config, output, progress, inputs)
-    if isinstance(run, Manifest):
-        return run
-    counts = [describe_files(run.output, shard_files(work.name)) for work in run.finished]
-    for work in run.waiting:
-        progress.update(len(counts), run.num_shards, unit="shards")
-        counts.append(run_shard(work, run.config, run.output))
-    progress.update(len(counts), run.num_shards, unit="shards")
-    return finish(run, counts)
+def _read_sources(config: CurationConfig, work: Objects, workers: Workers, progress: Progress) -> _Sources:
+    parts = parts_of(config)
+    accounts: dict[int, PartAccount] = {}
+    for place, account in workers.map(partial(read_part, work), parts):
+        accounts[place] = account
+        progress.update(len(accounts), len(parts), unit="parts of sources read")
+    ordered = tuple(accounts[place] for place in range(len(parts)))
+    named, roots = named_files(work, config, ordered)
+    files = sorted({item.file for item in named})
+    batches = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
+    found: dict[ImageFile, str | RecordError] = {}
+    for place, digests in workers.map(partial(hash_files, roots, config.num_threads), batches):
+        found.update(zip(batches[place], digests, strict=True))
+        progress.update(len(found), len(files), unit="pictures read")
+    evaluation_ids: dict[str, list[int]] = {}
+    list_digests: dict[str, str] = {}
+    for name in config.leakage.evaluation_ids if config.leakage.gate != "off" else ():
+        sets = read_evaluation_ids(config.root_of_lists, name)
+        list_digests[name] = content_key({key: sorted(ids) for key, ids in sets.items()})
+        evaluation_ids |= sets
+    return _Sources(config, work, ordered, named, found, evaluation_ids, list_digests)
+
+
+def _judge(sources: _Sources, made: Objects, shards: Sequence[ShardWork]) -> Verdicts:
+    if not shards:
+        return Verdicts({}, {})
+    looks = read_looks(made, [shard.name for shard in shards], sources.config)
+    verdicts = judge(looks, sources.config, sources.evaluation_ids)
+    if sources.config.leakage.gate == "refuse" and verdicts.leaking:
+        first = min(verdicts.leaking)
+        raise LeakingCorpus(
+            f"{len(verdicts.leaking)} pictures are trained on and evaluated on, such as {first[:12]}: "
+            f"{verdicts.leaking[first]}; take them out of the sources, or set curation.leakage.gate=remove"
+        )
+    return verdicts
+
+
+def _settle(
+    workers: Workers,
+    sources: _Sources,
+    made: Objects,
+    output: Objects,
+    shards: Sequence[ShardWork],
+    verdicts: Verdicts,
+) -> ShardCounts:
+    total = ShardCounts()
+    rejects: list[str] = []
+    for number, (account, path) in enumerate((a, path) for a in sources.accounts for path in a.rejects):
+        assert path.startswith(account.folder)
+        rejects.append(f"rejects/source-{number:05d}.parquet")
+        publish_file(output, sources.work, rejects[-1], path)
+    total.add(describe_files(output, rejects))
+    settle = partial(settle_shard, made, output, verdicts, sources.config.leakage.training_splits)
+    settled = dict(workers.map(settle, [shard.name for shard in shards]))
+    for place in range(len(shards)):
+        total.add(settled[place])
+    return total
+
+
+def _finish(sources: _Sources, output: Objects, total: ShardCounts, key: str, inputs: Mapping[str, str]) -> Manifest:
+    """Accounts for every record, writes the card and publishes the corpus."""
+    records_in: Counter[str] = Counter()
+    for account in sources.accounts:
+        records_in.update(account.records_in)
+    _check_account(output, records_in, total)
+    _check_share(sources.config, output, records_in, total)
+    gate = sources.config.leakage
+    if gate.gate != "off":
+        check_sealed(output, [file.path for file in total.files], gate.training_splits, sources.evaluation_ids)
+    facts = _facts(sources.config, records_in, total)
+    card = render_card(key, facts).encode()
+    output.create(CARD_NAME, card)
+    manifest = Manifest(
+        kind="corpus",
+        key=key,
+        schema_version=SCHEMA_VERSION,
+        recipe=cast("dict[str, Json]", sources.config.hashed_fields()),
+        inputs=dict(inputs),
+        files=(*total.files, FileEntry.of(CARD_NAME, card)),
+        facts=facts,
+    )
+    _LOG.info("corpus %s: %d samples, %d rejects", output.url, total.samples.total(), total.rejects.total())
+    return publish(output, manifest)
+
+
+def _clear(work: Objects) -> None:
+    if work.local_path is not None:
+        shutil.rmtree(work.local_path, ignore_errors=True)
+        return
+    for info in list(work.list()):
+        work.delete(info.key)
 
 
 def _same(present: Manifest, key: str, output: Objects) -> Manifest:
@@ -185,46 +264,50 @@ def _same(present: Manifest, key: str, output: Objects) -> Manifest:
     return present
 
 
-def _hashed_inputs(config: CurationConfig, intake: Intake) -> dict[str, str]:
+def _hashed_inputs(sources: _Sources) -> dict[str, str]:
     """Content keys of all that the corpus is made of: source files, and per source the pictures it names."""
-    inputs = dict(intake.digests)
-    for place, source in enumerate(config.sources):
-        roots = {source.root_url: "files", source.image_root_url: "images"}
+    inputs: dict[str, str] = {f"evaluation:{name}": digest for name, digest in sources.list_digests.items()}
+    for part, account in zip(parts_of(sources.config), sources.accounts, strict=True):
+        inputs |= {f"{part.place}:{name}": digest for name, digest in account.digests.items()}
+    numbers = {url: number for number, url in enumerate(roots_of(sources.config))}
+    for place, source in enumerate(sources.config.sources):
+        roots = {numbers[source.root_url]: "files", numbers[source.image_root_url]: "images"}
         inputs[f"{place}:pictures"] = content_key(
             sorted(
-                [roots[file.root], file.path, found if isinstance(found, str) else found.reason.value]
-                for file, found in intake.files.items()
+                [roots[file.root], file.path, *file.extent, found if isinstance(found, str) else found.reason.value]
+                for file, found in sources.found.items()
                 if file.root in roots
             )
         )
     return inputs
 
 
-def _check_account(run: Run, total: ShardCounts) -> None:
+def _check_account(output: Objects, records_in: Counter[str], total: ShardCounts) -> None:
     """Records in = samples + rejects, for each source file: what was read against what stands in the files."""
     out = Counter(total.samples_of)
     for (source_file, _), number in total.rejects.items():
         out[source_file] += number
-    if out != run.intake.records_in:
-        wrong = min(name for name in out | run.intake.records_in if out[name] != run.intake.records_in[name])
+    if out != records_in:
+        wrong = min(name for name in out | records_in if out[name] != records_in[name])
         raise CorruptObject(
-            f"{run.output.url}: {wrong}: expected {run.intake.records_in[wrong]} records as samples and rejects, "
+            f"{output.url}: {wrong}: expected {records_in[wrong]} records as samples and rejects, "
             f"found {out[wrong]}; delete the unfinished corpus and run curate again"
         )
 
 
-def _check_share(run: Run, total: ShardCounts) -> None:
-    for name, records in sorted(run.intake.records_in.items()):
+def _check_share(config: CurationConfig, output: Objects, records_in: Counter[str], total: ShardCounts) -> None:
+    for name, records in sorted(records_in.items()):
         reasons = Counter({reason: number for (file, reason), number in total.rejects.items() if file == name})
-        if reasons.total() > run.config.max_reject_share * records:
+        bad = reasons.total() - sum(reasons[reason] for reason in _WANTED)
+        if bad > config.max_reject_share * records:
             listed = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(5))
             raise TooManyRejects(
-                f"{name}: expected at most {run.config.max_reject_share:.0%} rejects, got {reasons.total()} of "
-                f"{records} records ({listed}); see {run.output.url}/rejects, mend the source or raise max_reject_share"
+                f"{name}: expected at most {config.max_reject_share:.0%} rejects, got {bad} of "
+                f"{records} records ({listed}); see {output.url}/rejects, mend the source or raise max_reject_share"
             )
 
 
-def _facts(run: Run, total: ShardCounts) -> dict[str, Json]:
+def _facts(config: CurationConfig, records_in: Counter[str], total: ShardCounts) -> dict[str, Json]:
     by_reason: Counter[str] = Counter()
     by_file: dict[str, dict[str, int]] = {}
     for (source_file, reason), number in sorted(total.rejects.items()):
@@ -240,12 +323,17 @@ def _facts(run: Run, total: ShardCounts) -> dict[str, Json]:
         "samples": counts,
         "rejects_by_reason": dict(by_reason),
         "rejects_by_source": by_file,
-        "records_in": dict(run.intake.records_in),
+        "records_in": dict(records_in),
         "samples_by_source": dict(total.samples_of),
+        "leakage_gate": config.leakage.gate,
+        "leakage": {
+            family: {"samples_removed": number, "images": total.leaking_images[family]}
+            for family, number in sorted(total.leaks.items())
+        },
         "relabelled_splits": {
             name: dict(source.relabel_splits)
-            for source in run.config.sources
+            for source in config.sources
             for name in source.source_files()
-            if source.relabel_splits and name in run.intake.records_in
+            if source.relabel_splits and name in records_in
         },
     }

@@ -1,110 +1,227 @@
 """Reads whole sources: their files, their records, and the identity of every picture they name."""
 
+# pyright: reportUnknownParameterType=false
+# (pyarrow has no types: every `pa.Table` in a signature is unknown to the checker)
+
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute
 
 from pipelines.curation.config import CurationConfig
+from pipelines.curation.drafts import DraftFile, ImageFile, StagedDraft, read_files, write_drafts
 from pipelines.curation.families.base import Source
-from pipelines.curation.records import Draft, PanopticSegment, RecordError
+from pipelines.curation.records import Draft, RecordError
 from pipelines.curation.steps.paths import SourceFolder
 from pipelines.curation.steps.source_files import SourceFiles
-from storage.keys import bytes_key
+from storage.corpus import write_rejects
+from storage.errors import ObjectNotFound
+from storage.keys import Json, bytes_key, content_key
+from storage.objects import Objects
 from storage.schema import Reject
 
-__all__ = ["ImageFile", "Intake", "files_of", "image_file", "read_sources"]
+__all__ = ["NamedFile", "Part", "PartAccount", "hash_files", "named_files", "parts_of", "read_file", "read_part",
+           "roots_of"]  # fmt: skip
+
+pc: Any = pyarrow.compute
+
+_ROWS_PER_FILE = 20_000
+"""Drafts that are sorted in memory and written together: some 60 MB where each has a polygon."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ImageFile:
-    """A file of pixels: the URL of the folder it is named under, its path there, and which part of the file it is."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Files of a source that are read together: a unit of work, and of what changes."""
 
-    root: str
-    path: str
-    extent: tuple[int, ...] = ()
-    """Offset and size in bytes; empty: the whole file."""
-
-    def read(self) -> bytes:
-        """Its bytes; raises what `SourceFolder.read` raises."""
-        return SourceFolder(self.root).read(self.path, self.extent or None)
+    number: int
+    place: int
+    """Of its source in the recipe."""
+    source: Source
 
 
-@dataclass(slots=True)
-class Intake:
-    """Everything that the sources say, before any picture is decoded."""
+@dataclass(frozen=True, slots=True)
+class PartAccount:
+    """What reading a part gave."""
 
-    digests: dict[str, str] = field(default_factory=dict[str, str])
-    """SHA-256 of each source file, by `<place of the source>:<name>`."""
-    drafts: list[tuple[int, Draft]] = field(default_factory=list[tuple[int, Draft]])
-    """Drafts in the order of their sources, each with the place of its source in the recipe."""
-    rejects: list[Reject] = field(default_factory=list[Reject])
-    """Records that gave no draft."""
-    records_in: Counter[str] = field(default_factory=Counter[str])
+    folder: str
+    """Its files lie below this key."""
+    digests: dict[str, str]
+    """SHA-256 of each source file."""
+    records_in: dict[str, int]
     """Number of records by source file."""
-    files: dict[ImageFile, str | RecordError] = field(default_factory=dict[ImageFile, "str | RecordError"])
-    """SHA-256 of every picture and panoptic PNG that a draft names, or why it can't be read."""
+    drafts: tuple[DraftFile, ...]
+    rejects: tuple[str, ...]
+    """Keys of the files of records that gave no draft."""
 
 
-def read_sources(config: CurationConfig, report: Callable[[int, int], None]) -> Intake:
-    """Reads and decodes every source file, takes its records, and hashes the pictures they name.
+@dataclass(frozen=True, slots=True)
+class NamedFile:
+    """A picture or panoptic PNG that drafts name."""
+
+    file: ImageFile
+    identity: int | None
+    """Of the picture; None: no draft is about it, masks are painted in it."""
+    coco_id: int | None = None
+
+
+def roots_of(config: CurationConfig) -> tuple[str, ...]:
+    """URLs of all folders that files of pixels are named under; an `ImageFile` tells them by number."""
+    return tuple(sorted({url for source in config.sources for url in (source.root_url, source.image_root_url)}))
+
+
+def parts_of(config: CurationConfig) -> tuple[Part, ...]:
+    """What is read independently of each other."""
+    sources = ((place, part) for place, source in enumerate(config.sources) for part in source.parts())
+    return tuple(Part(number, place, source) for number, (place, source) in enumerate(sources))
+
+
+def read_part(work: Objects, part: Part) -> PartAccount:
+    """Reads the files of a part and writes its drafts and rejects.
+
+    Files that an earlier run wrote of the same bytes are used again.
 
     Args:
-        config: what to read.
-        report: told how many pictures of how many are hashed, now and then.
+        work: where they are written.
+        part: what to read.
 
     Raises:
         SourceError: a file is absent, damaged or of another format.
         UnsafePickle: a pickle that wants more than plain data.
         InfrastructureError: a store can't be reached.
     """
-    intake = Intake()
-    for place, source in enumerate(config.sources):
-        names = source.source_files()
-        files = SourceFiles(SourceFolder(source.root_url), names)
-        for name in dict.fromkeys(names):
-            with files.open(name) as file:
-                intake.digests[f"{place}:{name}"] = hashlib.file_digest(file, "sha256").hexdigest()
-        for record in source.records(files):
-            intake.records_in[record.source_file] += 1
-            if isinstance(record, Draft):
-                intake.drafts.append((place, record))
-            else:
-                intake.rejects.append(record)
-    names = sorted({name for place, draft in intake.drafts for name in files_of(draft, config.sources[place])})
-    intake.files = dict(zip(names, _hash_files(names, config.num_threads, report), strict=True))
-    return intake
+    source = part.source
+    names = source.source_files()
+    files = SourceFiles(SourceFolder(source.root_url), names)
+    digests: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        with files.open(name) as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    key = content_key({"source": cast(Json, source.hashed_fields()), "digests": dict(digests), "place": part.place})
+    folder = f"read/{part.number:05d}-{key[:16]}"
+    written = _written(work, folder)
+    if written is not None:
+        return written
+    drafts: list[StagedDraft] = []
+    rejects: list[Reject] = []
+    draft_files: list[DraftFile] = []
+    reject_files: list[str] = []
+    records_in: Counter[str] = Counter()
+
+    def write() -> None:
+        number = len(draft_files) + len(reject_files)
+        if drafts:
+            draft_files.append(write_drafts(work, f"{folder}/drafts/{number:05d}.parquet", drafts))
+        if rejects:
+            reject_files.append(f"{folder}/{write_rejects(work.child(folder), f'{number:05d}', rejects).path}")
+        drafts.clear()
+        rejects.clear()
+
+    for record in source.records(files):
+        records_in[record.source_file] += 1
+        if isinstance(record, Draft):
+            drafts.append(StagedDraft(part.place, record))
+        else:
+            rejects.append(record)
+        if len(drafts) + len(rejects) == _ROWS_PER_FILE:
+            write()
+    write()
+    account = PartAccount(folder, digests, dict(records_in), tuple(draft_files), tuple(reject_files))
+    work.create(f"{folder}/account.json", _account_to_json(account))
+    return account
 
 
-def image_file(draft: Draft, source: Source) -> ImageFile:
-    """The picture of a draft."""
-    return ImageFile(source.image_root_url, draft.image.path, draft.image.extent or ())
+def named_files(
+    work: Objects, config: CurationConfig, accounts: Iterable[PartAccount]
+) -> tuple[tuple[NamedFile, ...], tuple[str, ...]]:
+    """Every file of pixels that drafts name, once, in order, and the roots that number them."""
+    roots = roots_of(config)
+    numbers = {url: number for number, url in enumerate(roots)}
+    image_roots = pa.array([numbers[source.image_root_url] for source in config.sources], pa.int32())
+    mask_roots = pa.array([numbers[source.root_url] for source in config.sources], pa.int32())
+    images: pa.Table | None = None
+    masks: set[ImageFile] = set()
+    for account in accounts:
+        for file in account.drafts:
+            table = read_files(work, file)
+            places = table["place"]
+            named = table.select(["path", "offset", "size", "identity", "coco_id"]).append_column(
+                "root", pc.take(image_roots, places)
+            )
+            images = _distinct([named] if images is None else [images, named])
+            painted = table.filter(pc.greater(pc.list_value_length(table["painted"]), 0))
+            roots_of_masks = pc.take(mask_roots, painted["place"]).to_pylist()
+            for root, paths in zip(roots_of_masks, painted["painted"].to_pylist(), strict=True):
+                masks.update(ImageFile(root, path) for path in paths)
+    found = [
+        NamedFile(
+            ImageFile(row["root"], row["path"], () if row["offset"] is None else (row["offset"], row["size"])),
+            row["identity"],
+            row["coco_id"],
+        )
+        for row in ([] if images is None else images.to_pylist())
+    ]
+    found += [NamedFile(file, None) for file in masks]
+    return tuple(sorted(found, key=lambda named: (named.file, named.identity is None))), roots
 
 
-def files_of(draft: Draft, source: Source) -> set[ImageFile]:
-    """The picture of a draft, and the panoptic PNGs that its masks are painted in."""
-    painted = (region.segmentation for region in draft.regions)
-    return {image_file(draft, source)} | {
-        ImageFile(source.root_url, segment.path) for segment in painted if isinstance(segment, PanopticSegment)
-    }
+def read_file(roots: Sequence[str], file: ImageFile) -> bytes:
+    """The bytes of a file of pixels; raises what `SourceFolder.read` raises."""
+    return SourceFolder(roots[file.root]).read(file.path, file.extent or None)
 
 
-def _hash_files(
-    files: list[ImageFile], num_threads: int, report: Callable[[int, int], None]
-) -> Iterable[str | RecordError]:
+def hash_files(roots: Sequence[str], num_threads: int, files: Sequence[ImageFile]) -> list[str | RecordError]:
+    """SHA-256 of each file, or why it can't be read.
+
+    Args:
+        roots: that number the files.
+        num_threads: reads that are under way at once.
+        files: to be read.
+    """
+
     def digest(file: ImageFile) -> str | RecordError:
         try:
-            return bytes_key(file.read())
+            return bytes_key(read_file(roots, file))
         except RecordError as error:
             return error
 
-    found: list[str | RecordError] = []
     with ThreadPoolExecutor(num_threads) as pool:
-        for number, result in enumerate(pool.map(digest, files), start=1):
-            found.append(result)
-            if number % 1000 == 0 or number == len(files):
-                report(number, len(files))
-    return found
+        return list(pool.map(digest, files))
+
+
+def _distinct(tables: Sequence[pa.Table]) -> pa.Table:
+    keys = ["root", "path", "offset", "size"]
+    found = (
+        pa.concat_tables(tables, promote_options="default")
+        .group_by(keys)
+        .aggregate([("identity", "min"), ("coco_id", "min")])
+    )
+    return found.rename_columns([*keys, "identity", "coco_id"]).select(
+        ["path", "offset", "size", "identity", "coco_id", "root"]
+    )
+
+
+def _written(work: Objects, folder: str) -> PartAccount | None:
+    try:
+        row = json.loads(work.read(f"{folder}/account.json"))
+    except ObjectNotFound:
+        return None
+    files = tuple(DraftFile(path, tuple((first, last) for first, last in groups)) for path, groups in row["drafts"])
+    return PartAccount(folder, row["digests"], row["records_in"], files, tuple(row["rejects"]))
+
+
+def _account_to_json(account: PartAccount) -> bytes:
+    row = {
+        "digests": account.digests,
+        "records_in": account.records_in,
+        "drafts": [[file.path, file.groups] for file in account.drafts],
+        "rejects": account.rejects,
+    }
+    return json.dumps(row).encode()

@@ -1,45 +1,79 @@
-"""Shards: the unit of work. One task takes the pictures of a shard and all their drafts, and writes three files.
+"""Shards: the unit of work. One task takes the pictures of a shard and all their drafts, and writes its files.
 
-`images/<n>.parquet`, `samples/<n>.parquet` and `rejects/<n>.parquet` of one shard belong together; a
-shard whose three files are there is done, and what it holds is read back from them.
+`images/<n>.parquet`, `samples/<n>.parquet` and `rejects/<n>.parquet` of one shard belong together. What is written here
+isn't published yet: whether a picture may be trained on is only known when all pictures have been looked at (see
+`judging`). Hence `looks/<n>.parquet`, written last: a shard that has one is done.
 """
+
+# pyright: reportUnknownParameterType=false
+# (pyarrow has no types: every `pa.Table` in a signature is unknown to the checker)
 
 from __future__ import annotations
 
 import io
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.curation.config import CurationConfig
-from pipelines.curation.intake import ImageFile, Intake, image_file
-from pipelines.curation.records import Draft, RecordError
+from pipelines.curation.drafts import IDENTITY_BITS, DraftFile, ImageFile, StagedDraft, read_drafts
+from pipelines.curation.intake import NamedFile, read_file
+from pipelines.curation.records import RecordError
 from pipelines.curation.steps.assemble import assemble, reject_of
+from pipelines.curation.steps.filters import SampleFilter, in_split
 from pipelines.curation.steps.images import ProbedImage, probe
 from pipelines.curation.steps.paths import SourceFolder
 from pipelines.curation.steps.regions import MaskReader
-from storage.corpus import table_file_entry, write_images, write_rejects, write_samples
+from storage.corpus import write_images, write_rejects, write_samples
 from storage.errors import SourceError
 from storage.keys import bytes_key
-from storage.manifest import FileEntry
 from storage.objects import Objects
 from storage.schema import ImageRecord, Reject, RejectReason, Sample
 
-__all__ = [
-    "Plan",
-    "ShardCounts",
-    "ShardImage",
-    "ShardWork",
-    "describe_files",
-    "plan_shards",
-    "run_shard",
-    "shard_files",
-]
+__all__ = ["LOOKS_SCHEMA", "ShardContext", "ShardImage", "ShardWork", "curate_image", "make_shard", "plan_shards",
+           "shard_files"]  # fmt: skip
 
-_FOLDERS = ("images", "samples", "rejects")
+_NUM_IDENTITIES = 2**IDENTITY_BITS
+_Found: TypeAlias = "str | RecordError"
+
+LOOKS_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("coco_id", pa.int64()),
+        pa.field("difference_hash", pa.int64(), nullable=False),
+        pa.field("thumbnail", pa.binary(), nullable=False),
+    ]
+)
+"""What `judging` needs to know of a picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardContext:
+    """What all shards of a run share."""
+
+    config: CurationConfig
+    """With a root in every source."""
+    roots: tuple[str, ...]
+    """That number the files of pixels."""
+    work: Objects
+    """Where drafts lie."""
+    made: Objects
+    """Where shards are written."""
+    drafts: tuple[DraftFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWork:
+    """The input of one task."""
+
+    name: str
+    ranges: tuple[tuple[int, int], ...]
+    """Identities of its pictures, ends excluded."""
+    files: tuple[tuple[ImageFile, int | None, _Found], ...]
+    """Its pictures by every name that drafts know them by, with COCO id, and SHA-256 or why it can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,131 +87,135 @@ class ShardImage:
     file: ImageFile
     sources: tuple[str, ...]
     coco_id: int | None
-    drafts: tuple[tuple[int, Draft], ...]
-    """Drafts, each with the place of its source in the recipe."""
+    drafts: tuple[StagedDraft, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ShardWork:
-    """The input of one task."""
+def plan_shards(
+    named: Sequence[NamedFile], found: Mapping[ImageFile, _Found], images_per_shard: int
+) -> tuple[ShardWork, ...]:
+    """Cuts the pictures, by their identity, into shards of about `images_per_shard`.
 
-    name: str
-    images: tuple[ShardImage, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The shards of a run, and the rejects that belong to none because their picture can't be read."""
-
-    shards: tuple[ShardWork, ...]
-    rejects: tuple[Reject, ...]
-
-
-@dataclass(slots=True)
-class ShardCounts:
-    """What files hold, as it is added up into the manifest."""
-
-    files: list[FileEntry] = field(default_factory=list[FileEntry])
-    """The files."""
-    images: int = 0
-    """Number of pictures."""
-    samples: Counter[tuple[str, str, str]] = field(default_factory=Counter[tuple[str, str, str]])
-    """Samples by (family, task, split)."""
-    samples_of: Counter[str] = field(default_factory=Counter[str])
-    """Samples by source file."""
-    rejects: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
-    """Rejects by (source file, reason)."""
-
-    def add(self, other: ShardCounts) -> None:
-        """Adds what other files hold."""
-        self.files += other.files
-        self.images += other.images
-        self.samples.update(other.samples)
-        self.samples_of.update(other.samples_of)
-        self.rejects.update(other.rejects)
-
-
-def plan_shards(config: CurationConfig, intake: Intake) -> Plan:
-    """Groups drafts by the bytes of their picture and cuts the pictures, in order of their id, into shards.
-
-    The plan follows from the content of the sources alone: not from their places, nor from how many
-    tasks will run.
+    A picture under several names of different identities is where the smallest of them is. The plan follows from names
+    and content of the sources alone: not from their places, nor from how many tasks will run.
     """
-    rejects: list[Reject] = []
-    drafts_of: dict[str, list[tuple[int, Draft]]] = {}
-    names_of: dict[str, set[ImageFile]] = {}
-    for place, draft in intake.drafts:
-        file = image_file(draft, config.sources[place])
-        image_id = intake.files[file]
-        if isinstance(image_id, RecordError):
-            rejects.append(reject_of(draft, image_id))
-            continue
-        drafts_of.setdefault(image_id, []).append((place, draft))
-        names_of.setdefault(image_id, set()).add(file)
-    images = [
-        ShardImage(
-            image_id=image_id,
-            file=min(names_of[image_id]),
-            sources=tuple(sorted({file.path for file in names_of[image_id]})),
-            coco_id=min((d.image.coco_id for _, d in drafts if d.image.coco_id is not None), default=None),
-            drafts=tuple(drafts),
+    homes: dict[str, int] = {}
+    pictures = [(item, item.identity, found[item.file]) for item in named if item.identity is not None]
+    for _, identity, digest in pictures:
+        if isinstance(digest, str):
+            homes[digest] = min(identity, homes.get(digest, identity))
+    num_shards = max(1, -(-len(homes) // images_per_shard))
+    files: list[list[tuple[ImageFile, int | None, _Found]]] = [[] for _ in range(num_shards)]
+    elsewhere: list[set[int]] = [set() for _ in range(num_shards)]
+    for item, identity, digest in pictures:
+        home = homes[digest] if isinstance(digest, str) else identity
+        shard = home * num_shards // _NUM_IDENTITIES
+        files[shard].append((item.file, item.coco_id, digest))
+        if identity * num_shards // _NUM_IDENTITIES != shard:
+            elsewhere[shard].add(identity)
+    bounds = [-(-number * _NUM_IDENTITIES // num_shards) for number in range(num_shards + 1)]
+    return tuple(
+        ShardWork(
+            name=f"{number:05d}",
+            ranges=((bounds[number], bounds[number + 1]), *((item, item + 1) for item in sorted(elsewhere[number]))),
+            files=tuple(files[number]),
         )
-        for image_id, drafts in sorted(drafts_of.items())
-    ]
-    step = config.images_per_shard
-    shards = tuple(
-        ShardWork(name=f"{number:05d}", images=tuple(images[start : start + step]))
-        for number, start in enumerate(range(0, len(images), step))
+        for number in range(num_shards)
+        if files[number]
     )
-    return Plan(shards=shards, rejects=tuple(rejects))
 
 
 def shard_files(name: str) -> tuple[str, ...]:
-    """Keys of the three files of a shard."""
-    return tuple(f"{folder}/{name}.parquet" for folder in _FOLDERS)
+    """Keys of the three files of a shard that are published."""
+    return tuple(f"{folder}/{name}.parquet" for folder in ("images", "samples", "rejects"))
 
 
-def run_shard(work: ShardWork, config: CurationConfig, output: Objects) -> ShardCounts:
-    """Makes one shard and writes its files, create-only.
+def make_shard(context: ShardContext, work: ShardWork) -> None:
+    """Makes one shard and writes its files, create-only; does nothing where they are all there.
 
     Args:
-        work: pictures and drafts.
-        config: of the whole run.
-        output: the corpus's prefix.
-
-    Returns:
-        What the written files hold.
+        context: of the run.
+        work: its pictures.
 
     Raises:
         SourceError: a picture changed while the run was going on.
         InfrastructureError: a store can't be reached.
     """
+    looks_file = f"looks/{work.name}.parquet"
+    if context.made.exists(looks_file):
+        return
     images: list[ImageRecord] = []
     samples: list[Sample] = []
     rejects: list[Reject] = []
-    for image in work.images:
-        record, found, refused = curate_image(image, config)
-        images += [record] if record is not None else []
+    looks: list[dict[str, object]] = []
+    unread, pictures = _pictures(context, work)
+    rejects += unread
+    for image in pictures:
+        record, probed, found, refused = curate_image(context, image)
         samples += found
         rejects += refused
-    write_images(output, work.name, images)
-    write_samples(output, work.name, samples)
-    write_rejects(output, work.name, rejects)
-    return describe_files(output, shard_files(work.name))
+        if record is not None and probed is not None:
+            images.append(record)
+            looks.append(
+                {
+                    "image_id": record.image_id,
+                    "coco_id": record.coco_id,
+                    "difference_hash": record.difference_hash,
+                    "thumbnail": probed.thumbnail,
+                }
+            )
+    write_images(context.made, work.name, images)
+    write_samples(context.made, work.name, samples)
+    write_rejects(context.made, work.name, rejects)
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(looks, schema=LOOKS_SCHEMA), sink, compression="zstd")
+    context.made.create(looks_file, sink.getvalue())
 
 
-def curate_image(image: ShardImage, config: CurationConfig) -> tuple[ImageRecord | None, list[Sample], list[Reject]]:
+def _pictures(context: ShardContext, work: ShardWork) -> tuple[list[Reject], list[ShardImage]]:
+    """Rejects of drafts whose picture can't be read, and the others by picture."""
+    files = {file: (coco_id, digest) for file, coco_id, digest in work.files}
+    numbers = {url: number for number, url in enumerate(context.roots)}
+    root_of = [numbers[source.image_root_url] for source in context.config.sources]
+    rejects: list[Reject] = []
+    drafts_of: dict[str, list[StagedDraft]] = {}
+    names_of: dict[str, set[ImageFile]] = {}
+    for staged, (path, extent) in read_drafts(context.work, context.drafts, work.ranges):
+        file = ImageFile(root_of[staged.place], path, extent)
+        if file not in files:
+            continue  # its bytes are those of a picture of another shard
+        _, digest = files[file]
+        if isinstance(digest, RecordError):
+            rejects.append(reject_of(staged.draft, digest))
+            continue
+        drafts_of.setdefault(digest, []).append(staged)
+        names_of.setdefault(digest, set()).add(file)
+    images = [
+        ShardImage(
+            image_id=image_id,
+            file=min(names_of[image_id]),
+            sources=tuple(sorted({file.path for file in names_of[image_id]})),
+            coco_id=min((n for n in (files[file][0] for file in names_of[image_id]) if n is not None), default=None),
+            drafts=tuple(drafts),
+        )
+        for image_id, drafts in sorted(drafts_of.items())
+    ]
+    return rejects, images
+
+
+def curate_image(
+    context: ShardContext, image: ShardImage
+) -> tuple[ImageRecord | None, ProbedImage | None, list[Sample], list[Reject]]:
     """Samples and rejects of one picture, and its record if any sample needs it."""
-    data = image.file.read()
+    data = read_file(context.roots, image.file)
     if bytes_key(data) != image.image_id:
         raise SourceError(f"{image.file.path}: the file changed while it was being curated; run curate again")
     try:
-        probed = probe(data, config.max_image_px, image.file.path)
+        probed = probe(data, context.config.max_image_px, image.file.path)
     except RecordError as error:
-        return None, [], [reject_of(draft, error) for _, draft in image.drafts]
-    samples, rejects = _judge(image, probed, config)
+        return None, None, [], [reject_of(staged.draft, error) for staged in image.drafts]
+    samples, rejects = _judge(image, probed, context.config)
     if not samples:
-        return None, samples, rejects
+        return None, None, samples, rejects
     record = ImageRecord(
         image_id=image.image_id,
         data=data,
@@ -189,50 +227,28 @@ def curate_image(image: ShardImage, config: CurationConfig) -> tuple[ImageRecord
         sources=image.sources,
         difference_hash=probed.difference_hash,
     )
-    return record, samples, rejects
+    return record, probed, samples, rejects
 
 
 def _judge(image: ShardImage, probed: ProbedImage, config: CurationConfig) -> tuple[list[Sample], list[Reject]]:
     samples: dict[str, Sample] = {}
     rejects: list[Reject] = []
     readers: dict[str, MaskReader] = {}
-    for place, draft in image.drafts:
-        root = config.sources[place].root_url
+    sieve = SampleFilter(config.filters, config.leakage.training_splits, probed.height, probed.width)
+    for staged in image.drafts:
+        source, draft = config.sources[staged.place], staged.draft
+        root = source.root_url
         if root not in readers:
             readers[root] = MaskReader(probed.height, probed.width, SourceFolder(root).read, config.max_image_px)
         try:
             sample = assemble(draft, probed, readers[root])
+            if draft.split in config.leakage.training_splits:
+                sample = in_split(sample, source.held_out_share, source.held_out_split)
             if sample.sample_id in samples:
                 raise RecordError(RejectReason.DUPLICATE, "the same record stands in its file, or in the recipe, twice")
+            sieve.check(sample)
         except RecordError as error:
             rejects.append(reject_of(draft, error))
         else:
             samples[sample.sample_id] = sample
     return list(samples.values()), rejects
-
-
-def describe_files(output: Objects, paths: Iterable[str]) -> ShardCounts:
-    """Reads back what written files hold.
-
-    Raises:
-        CorruptObject: a file is no Parquet file.
-    """
-    counts = ShardCounts()
-    for path in paths:
-        entry = table_file_entry(output, path)
-        counts.files.append(entry)
-        if path.startswith("images/"):
-            counts.images += entry.rows or 0
-        elif path.startswith("samples/"):
-            for row in _columns(output, path, "family", "task", "split", "source_file"):
-                counts.samples[row["family"], row["task"], row["split"]] += 1
-                counts.samples_of[row["source_file"]] += 1
-        else:
-            for row in _columns(output, path, "source_file", "reason"):
-                counts.rejects[row["source_file"], row["reason"]] += 1
-    return counts
-
-
-def _columns(output: Objects, path: str, *names: str) -> list[Mapping[str, str]]:
-    table = pq.read_table(io.BytesIO(output.read(path)), columns=list(names))
-    return cast("list[Mapping[str, str]]", table.to_pylist())

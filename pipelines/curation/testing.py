@@ -11,31 +11,43 @@ import pickle
 import random
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from pipelines.curation.config import CurationConfig
-from pipelines.curation.corpora import CARD_NAME, curate_local, open_run
+from pipelines.curation.corpora import CARD_NAME, curate_local, curate_with
 from pipelines.curation.records import Draft
 from pipelines.curation.registry import SourceUnion, source_config
-from pipelines.curation.shards import run_shard
 from pipelines.curation.steps.assemble import sample_key
 from pipelines.curation.steps.paths import SourceFolder
 from pipelines.curation.steps.source_files import SourceFiles
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus
-from storage.manifest import Manifest, verify_manifest
+from storage.manifest import verify_manifest
 from storage.masks import area_px, decode_mask
 from storage.objects import Objects
 from storage.schema import Reject, RejectReason, Sample, Task
 
-__all__ = ["Expected", "FamilyContract", "polygon_of", "write_coco", "write_picture", "write_shard"]
+__all__ = [
+    "Backwards",
+    "Expected",
+    "FamilyContract",
+    "Killed",
+    "KilledAfter",
+    "polygon_of",
+    "write_coco",
+    "write_picture",
+    "write_shard",
+]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in px, exclusive end."""
@@ -126,11 +138,7 @@ class FamilyContract:
         config = self._config(tmp_path, images_per_shard=1)
         forward = curate_local(config, Objects.open(tmp_path / "forward"), NullProgress())
         backward = Objects.open(tmp_path / "backward")
-        run = open_run(config, backward, NullProgress())
-        assert not isinstance(run, Manifest)
-        for work in reversed(run.waiting):
-            run_shard(work, run.config, backward)
-        assert curate_local(config, backward, NullProgress()) == forward
+        assert curate_with(Backwards(), config, backward, NullProgress()) == forward
         assert _bytes_of(backward) == _bytes_of(Objects.open(tmp_path / "forward"))
         source = self._source(tmp_path)
         in_order = _facts_of(source.records(self._files(source)))
@@ -157,6 +165,37 @@ class FamilyContract:
         output = Objects.open(tmp_path / "corpus")
         curate_local(self._config(tmp_path, images_per_shard=2), output, NullProgress())
         return Corpus.open(output)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class KilledAfter:
+    """Workers of which the process is killed.
+
+    Args:
+        num_items: that are done before, counted over all steps.
+    """
+
+    def __init__(self, num_items: int) -> None:
+        self.left = num_items
+
+    def map(self, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[tuple[int, _Result]]:
+        """One after the other, as far as it goes."""
+        for place, item in enumerate(items):
+            if self.left == 0:
+                raise Killed
+            self.left -= 1
+            yield place, function(item)
+
+
+class Backwards:
+    """Workers that begin at the end."""
+
+    def map(self, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[tuple[int, _Result]]:
+        """One after the other, the last first."""
+        return ((place, function(items[place])) for place in reversed(range(len(items))))
 
 
 def write_picture(path: Path, height: int = 24, width: int = 32, seed: int = 0) -> None:

@@ -543,9 +543,10 @@ def scenes_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus.open(Objects.open(folder / "out"))
 
 
-def test_scenes_are_read_without_a_reject(scenes_corpus: Corpus) -> None:
+def test_scenes_are_read_without_a_reject_but_for_what_is_said_twice(scenes_corpus: Corpus) -> None:
     facts = scenes_corpus.manifest.facts
-    assert facts["num_rejects"] == 0
+    assert {reject.reason for reject in scenes_corpus.rejects()} == {RejectReason.EXPRESSION_DUPLICATE}
+    assert facts["leakage"] == {}
     assert facts["num_images"] == 9
     tasks = {sample.task for sample in scenes_corpus.samples()}
     assert tasks == {

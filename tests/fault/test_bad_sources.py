@@ -17,19 +17,19 @@ from typing import Any
 import pytest
 
 from pipelines.curation.config import CurationConfig
-from pipelines.curation.corpora import curate_local, open_run
+from pipelines.curation.corpora import Here, curate_local, curate_with
 from pipelines.curation.records import RecordError
-from pipelines.curation.shards import run_shard
+from pipelines.curation.shards import ShardWork
 from pipelines.curation.steps.images import probe
 from pipelines.curation.steps.source_files import iterate_rows, iterate_tables
-from pipelines.curation.testing import polygon_of, write_coco, write_picture
+from pipelines.curation.testing import Killed, KilledAfter, polygon_of, write_coco, write_picture
 from pipelines.progress import NullProgress
 from pipelines.scenes import ScenesConfig
 from pipelines.scenes.config import SplitSizes
 from pipelines.scenes.generate import generate
-from storage.corpus import Corpus, table_to_rejects, write_images
+from storage.corpus import Corpus, table_to_rejects
 from storage.errors import ManifestConflict, SourceError, TooManyRejects, UnsafePickle, UsageError
-from storage.manifest import Manifest, read_manifest
+from storage.manifest import read_manifest
 from storage.objects import Objects
 from storage.schema import Reject, RejectReason
 
@@ -284,7 +284,7 @@ def test_too_many_rejects_publish_nothing_but_can_be_looked_at(tmp_path: Path) -
     assert read_manifest(output) is None
     import pyarrow.parquet as pq
 
-    rejects = table_to_rejects(pq.read_table(tmp_path / "out/rejects/sources.parquet"))
+    rejects = table_to_rejects(pq.read_table(tmp_path / "out/rejects", partitioning=None))
     assert [reject.reason for reject in rejects] == [RejectReason.IMAGE_MISSING] * 3
     allowed = config.model_copy(update={"max_reject_share": 0.75})
     assert len(list(_curate(allowed, tmp_path / "out").rejects())) == 3
@@ -301,19 +301,19 @@ def test_a_record_that_stands_twice_is_kept_once(tmp_path: Path) -> None:
 def test_a_killed_run_continues_and_gives_the_same_bytes(tmp_path: Path) -> None:
     config = _write_source(tmp_path / "in")
     whole = _curate(config, tmp_path / "whole").objects
-    for survived in range(5):
+    workers = KilledAfter(1_000)
+    curate_with(workers, config, Objects.open(tmp_path / "counted"), NullProgress())
+    num_items = 1_000 - workers.left
+    assert num_items > 6  # one part, one batch of pictures, and shards, made and settled
+    for survived in range(num_items):
         output = Objects.open(tmp_path / f"killed{survived}")
-        run = open_run(config, output, NullProgress())
-        assert not isinstance(run, Manifest)
-        for work in run.waiting[:survived]:
-            run_shard(work, run.config, output)
-        if survived < 4:  # and one shard of which only the first file was written
-            written = Corpus.open(whole).images()
-            half = run.waiting[survived]
-            write_images(output, half.name, [image for image in written if image.image_id == half.images[0].image_id])
-        again = open_run(config, output, NullProgress())
-        assert not isinstance(again, Manifest)
-        assert len(again.finished) == survived
+        with pytest.raises(Killed):
+            curate_with(KilledAfter(survived), config, output, NullProgress())
+        assert read_manifest(output) is None
+        # And one shard of which only the first file was written.
+        for looks in sorted((tmp_path / f"killed{survived}/work").glob("made-*/looks/*"))[-1:]:
+            looks.unlink()
+            (looks.parent.parent / "rejects" / looks.name).unlink()
         curate_local(config, output, NullProgress())
         assert {i.key: output.read(i.key) for i in output.list()} == {i.key: whole.read(i.key) for i in whole.list()}
 
@@ -331,11 +331,15 @@ def test_a_finished_corpus_is_left_alone_and_another_one_is_not_mixed_in(tmp_pat
 
 def test_an_image_that_changes_under_the_run_is_noticed(tmp_path: Path) -> None:
     config = _write_source(tmp_path / "in")
-    run = open_run(config, Objects.open(tmp_path / "out"), NullProgress())
-    assert not isinstance(run, Manifest)
-    write_picture(tmp_path / "in" / run.waiting[0].images[0].file.path, seed=77)
+
+    class Slow(Here):
+        def map(self, function: Any, items: Any) -> Any:
+            if items and isinstance(items[0], ShardWork):
+                write_picture(tmp_path / "in/images/train2014/1.png", seed=77)
+            return super().map(function, items)
+
     with pytest.raises(SourceError, match="the file changed while it was being curated; run curate again"):
-        run_shard(run.waiting[0], run.config, run.output)
+        curate_with(Slow(), config, Objects.open(tmp_path / "out"), NullProgress())
 
 
 _NASTY: tuple[object, ...] = (

@@ -32,6 +32,11 @@ class Source(RecipeModel, ABC):
     relabel_splits: dict[str, str] = Field(default_factory=dict[str, str])
     """Splits that are given another name, such as `testA: train`; the corpus's card says so."""
 
+    held_out_share: float = Field(default=0, ge=0, lt=1)
+    """Share of the pictures whose training samples go to `held_out_split`, for data that comes without one."""
+    held_out_split: str = "val"
+    """Split of what is held out."""
+
     @abstractmethod
     def source_files(self) -> tuple[str, ...]:
         """Names, under the root, of the files that records come from or refer to."""
@@ -46,6 +51,10 @@ class Source(RecipeModel, ABC):
         Raises:
             SourceError: a file is absent, damaged, or as a whole of another format.
         """
+
+    def parts(self) -> tuple[Source, ...]:
+        """The source as sources of which each is read by itself: those whose files aren't joined give one for each."""
+        return (self,)
 
     @property
     def root_url(self) -> str:

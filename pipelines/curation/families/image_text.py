@@ -46,6 +46,10 @@ class ImageTextSource(Source):
         """All shards."""
         return tuple(name for pattern in self.shards for name in expand_shards(pattern))
 
+    def parts(self) -> tuple[Source, ...]:
+        """One for each shard."""
+        return tuple(self.model_copy(update={"shards": (name,)}) for name in self.source_files())
+
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """One record per key."""
         for name in self.source_files():

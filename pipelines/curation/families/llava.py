@@ -40,6 +40,10 @@ class LlavaSource(Source):
         """The files of conversations."""
         return self.conversations
 
+    def parts(self) -> tuple[Source, ...]:
+        """One for each file."""
+        return tuple(self.model_copy(update={"conversations": (name,)}) for name in self.conversations)
+
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """One record per conversation."""
         for name in self.conversations:

@@ -52,6 +52,12 @@ class OspreySource(Source):
         """Descriptions, then conversations."""
         return (*self.descriptions, *self.conversations)
 
+    def parts(self) -> tuple[Source, ...]:
+        """One for each file."""
+        described = (self.model_copy(update={"descriptions": (n,), "conversations": ()}) for n in self.descriptions)
+        asked = (self.model_copy(update={"descriptions": (), "conversations": (n,)}) for n in self.conversations)
+        return (*described, *asked)
+
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """One record per description and one per conversation."""
         for name in self.descriptions:

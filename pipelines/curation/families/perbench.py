@@ -53,6 +53,15 @@ class PerBenchSource(Source):
         """Those of the three files that are named."""
         return tuple(name for name in (self.detailed_caption, self.mcq, self.visual_text_res) if name is not None)
 
+    def parts(self) -> tuple[Source, ...]:
+        """One for each file."""
+        fields = ("detailed_caption", "mcq", "visual_text_res")
+        return tuple(
+            self.model_copy(update={other: None for other in fields if other != field})
+            for field in fields
+            if getattr(self, field) is not None
+        )
+
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """One record per caption, question and expression."""
         if self.detailed_caption is not None:

@@ -15,7 +15,7 @@ from pipelines.curation.testing import polygon_of
 from storage.masks import box_xyxy_px
 from storage.schema import PromptKind, Region, RejectReason, Sample, Task, Turn, VisualPrompt
 
-_IMAGE = ProbedImage(image_id="0" * 64, media_type="image/png", height=20, width=30, difference_hash=0)
+_IMAGE = ProbedImage(image_id="0" * 64, media_type="image/png", height=20, width=30, difference_hash=0, thumbnail=b"")
 _PROMPT = VisualPrompt(kind=PromptKind.MASK, region=0)
 
 

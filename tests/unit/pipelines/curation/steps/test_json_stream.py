@@ -54,13 +54,14 @@ def test_lists_by_name_come_in_the_order_of_the_file() -> None:
         ("d", "]"),
         ("d", None),
     ]
-    assert list(iterate_json(io.BytesIO(data), "a.json"))[0] == ("info", NoElement({"a": [1]}))
+    assert next(iterate_json(io.BytesIO(data), "a.json")) == ("info", NoElement({"a": [1]}))
 
 
 @pytest.mark.usefixtures("chunk_bytes")
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
 def test_encodings(encoding: str) -> None:
-    assert _rows('[{"text": "Käse 杯 \U0001f9c0"}, -1.5e3]'.encode(encoding)) == [{"text": "Käse 杯 \U0001f9c0"}, -1500.0]
+    text = "Käse 杯 \U0001f9c0"
+    assert _rows(f'[{{"text": "{text}"}}, -1.5e3]'.encode(encoding)) == [{"text": text}, -1500.0]
 
 
 def test_numbers_that_python_or_json_have_no_room_for_spoil_their_record_alone() -> None:
@@ -76,9 +77,9 @@ def test_numbers_that_python_or_json_have_no_room_for_spoil_their_record_alone()
     ("data", "place"),
     [
         (b"", 0),
-        (b'[1, 2', 5),
-        (b'[1, 2 3]', 6),
-        (b'[1, 2] 3', 7),
+        (b"[1, 2", 5),
+        (b"[1, 2 3]", 6),
+        (b"[1, 2] 3", 7),
         (b'[{"a": "never ends]', 7),
         (b'[{"a": tru}]', 7),
         (b'{"a": [1}', 8),
