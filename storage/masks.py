@@ -153,14 +153,14 @@ def mask_from_coco(segmentation: object, height: int, width: int) -> Mask:
     if min(height, width) < 1 or height * width > _MAX_PIXELS:
         raise MaskError(RejectReason.MASK_INVALID, f"image size {height}x{width} px")
     if isinstance(segmentation, Mapping):
-        mask = _from_rle(cast("Mapping[object, object]", segmentation), height, width)
+        counts = _counts_of_rle(cast("Mapping[object, object]", segmentation), height, width)
     elif isinstance(segmentation, list | tuple):
-        mask = _from_polygons(cast("Sequence[object]", segmentation), height, width)
+        counts = _counts_of_polygons(cast("Sequence[object]", segmentation), height, width)
     else:
         raise _invalid(f"expected polygons or RLE, got {type(segmentation).__name__}")
-    if area_px(mask) == 0:
+    if not counts[1::2].any():
         raise MaskError(RejectReason.MASK_EMPTY, "the segmentation holds no pixel")
-    return mask
+    return _from_runs(counts, height, width)
 
 
 def _invalid(detail: str) -> MaskError:
@@ -245,7 +245,7 @@ def _from_runs(counts: _Counts, height: int, width: int) -> Mask:
     return Mask(height, width, encoded["counts"])
 
 
-def _from_rle(segmentation: Mapping[object, object], height: int, width: int) -> Mask:
+def _counts_of_rle(segmentation: Mapping[object, object], height: int, width: int) -> _Counts:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if not isinstance(size, list | tuple) or list(cast("Sequence[object]", size)) != [height, width]:
         raise _invalid(f"RLE size: expected [{height}, {width}], got {size!r}"[:200])
@@ -254,7 +254,7 @@ def _from_rle(segmentation: Mapping[object, object], height: int, width: int) ->
             raise _invalid("compressed counts hold other than ASCII characters")
         counts = counts.encode("ascii")
     if isinstance(counts, bytes):
-        return _from_runs(_counts_of(Mask(height, width, counts)), height, width)
+        return _counts_of(Mask(height, width, counts))
     if not isinstance(counts, list | tuple):
         raise _invalid(f"RLE counts: expected a list, str or bytes, got {type(counts).__name__}")
     values = cast("Sequence[object]", counts)
@@ -264,10 +264,10 @@ def _from_rle(segmentation: Mapping[object, object], height: int, width: int) ->
         raise _invalid("RLE counts: expected integers that aren't negative")
     runs = np.array(values, dtype=np.int64)
     _check_runs(runs, height, width)
-    return _from_runs(runs, height, width)
+    return runs
 
 
-def _from_polygons(segmentation: Sequence[object], height: int, width: int) -> Mask:
+def _counts_of_polygons(segmentation: Sequence[object], height: int, width: int) -> _Counts:
     if not segmentation:
         raise MaskError(RejectReason.MASK_EMPTY, "no polygons")
     polygons = [_polygon(value, index) for index, value in enumerate(segmentation)]
@@ -276,11 +276,8 @@ def _from_polygons(segmentation: Sequence[object], height: int, width: int) -> M
         raise MaskError(RejectReason.MASK_OUTSIDE_IMAGE, f"no polygon touches the image of {height}x{width} px")
     flat = [[axis for point in _tame(polygon, height, width) for axis in point] for polygon in inside]
     parts = cast("list[dict[str, bytes]]", coco.frPyObjects(flat, height, width))
-    return union([_part(part["counts"], height, width) for part in parts])
-
-
-def _part(counts: bytes, height: int, width: int) -> Mask:
-    return _from_runs(_counts_of(Mask(height, width, counts)), height, width)
+    merged = parts[0] if len(parts) == 1 else cast("dict[str, bytes]", coco.merge(parts))
+    return _counts_of(Mask(height, width, merged["counts"]))
 
 
 def _polygon(value: object, index: int) -> _Points:
@@ -289,13 +286,12 @@ def _polygon(value: object, index: int) -> _Points:
     numbers = cast("Sequence[object]", value)
     if len(numbers) < 6 or len(numbers) % 2:
         raise _invalid(f"polygon {index}: expected an even count of at least 6 numbers, got {len(numbers)}")
-    floats: list[float] = []
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise _invalid(f"polygon {index}: expected numbers, got {type(number).__name__}")
-        if not -_MAX_COORDINATE < number < _MAX_COORDINATE:  # NaN compares false, too
-            raise _invalid(f"polygon {index}: a coordinate that is not finite, or beyond {_MAX_COORDINATE:g}")
-        floats.append(float(number))
+    for kind in set(map(type, numbers)) - {int, float}:
+        if kind is bool or not issubclass(kind, int | float):
+            raise _invalid(f"polygon {index}: expected numbers, got {kind.__name__}")
+    if not all(-_MAX_COORDINATE < number < _MAX_COORDINATE for number in cast("Sequence[float]", numbers)):  # nor NaN
+        raise _invalid(f"polygon {index}: a coordinate that is not finite, or beyond {_MAX_COORDINATE:g}")
+    floats = [float(number) for number in cast("Sequence[float]", numbers)]
     return list(zip(floats[::2], floats[1::2], strict=True))
 
 
@@ -303,6 +299,8 @@ def _touches(points: _Points, height: int, width: int) -> bool:
     xs, ys = [x for x, _ in points], [y for _, y in points]
     if max(xs) <= 0 or min(xs) >= width or max(ys) <= 0 or min(ys) >= height:
         return False
+    if any(0 < x < width and 0 < y < height for x, y in points):
+        return True
     return bool(_clip(points, 0.0, 0.0, float(width), float(height)))
 
 

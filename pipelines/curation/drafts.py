@@ -35,6 +35,8 @@ __all__ = [
     "identity",
     "read_drafts",
     "read_files",
+    "regions_from_json",
+    "regions_to_json",
     "write_drafts",
 ]
 
@@ -55,7 +57,8 @@ _SCHEMA = pa.schema(
         pa.field("size", pa.int64()),
         pa.field("coco_id", pa.int64()),
         pa.field("painted", pa.list_(pa.string()), nullable=False),
-        pa.field("draft", pa.binary(), nullable=False),
+        pa.field("regions", pa.string(), nullable=False),
+        pa.field("draft", pa.string(), nullable=False),
     ]
 )
 
@@ -94,6 +97,9 @@ def identity(image: SourceImage) -> int:
 
 def write_drafts(objects: Objects, path: str, drafts: Iterable[StagedDraft]) -> DraftFile:
     """Writes a file of drafts, sorted by the identity of their pictures."""
+    drafts = list(drafts)
+    # Sentences on one target share their regions, which are most of a draft.
+    regions = {id(staged.draft.regions): regions_to_json(staged.draft.regions) for staged in drafts}
     rows = sorted(
         (
             {
@@ -104,6 +110,7 @@ def write_drafts(objects: Objects, path: str, drafts: Iterable[StagedDraft]) -> 
                 "size": image.extent[1] if image.extent else None,
                 "coco_id": image.coco_id,
                 "painted": sorted({mask.path for mask in _painted(staged.draft)}),
+                "regions": regions[id(staged.draft.regions)],
                 "draft": draft_to_json(staged.draft),
             }
             for staged in drafts
@@ -122,7 +129,7 @@ def write_drafts(objects: Objects, path: str, drafts: Iterable[StagedDraft]) -> 
 
 def read_files(objects: Objects, file: DraftFile) -> pa.Table:
     """Which pictures a file of drafts names: its columns less the drafts themselves."""
-    return read_table(objects, file.path, [name for name in _SCHEMA.names if name != "draft"])
+    return read_table(objects, file.path, [name for name in _SCHEMA.names if name not in ("regions", "draft")])
 
 
 def read_drafts(
@@ -140,52 +147,53 @@ def read_drafts(
         ]
         if not groups:
             continue
-        table = read_table(objects, file.path, ["identity", "place", "draft"], groups)
+        table = read_table(objects, file.path, ["identity", "place", "regions", "draft"], groups)
         column = table["identity"]
         wanted = pa.chunked_array([pa.array([False] * table.num_rows)])
         for start, end in ranges:
             wanted = pc.or_(wanted, pc.and_(pc.greater_equal(column, start), pc.less(column, end)))
         kept = table.filter(wanted)
-        for place, data in zip(kept["place"].to_pylist(), kept["draft"].to_pylist(), strict=True):
-            draft = draft_from_json(data)
+        regions: dict[str, tuple[DraftRegion, ...]] = {}
+        for row in kept.to_pylist():
+            place, text = row["place"], row["regions"]
+            if text not in regions:
+                regions[text] = regions_from_json(text)
+            draft = draft_from_json(row["draft"], regions[text])
             yield StagedDraft(place, draft), (draft.image.path, draft.image.extent or ())
 
 
-def draft_to_json(draft: Draft) -> bytes:
-    """A draft as JSON; nothing in it can run anything when it is read back."""
+def draft_to_json(draft: Draft) -> str:
+    """A draft less its regions as JSON; nothing in it can run anything when it is read back."""
     image = draft.image
     row = {
         "family": draft.family,
         "task": draft.task.value,
         "split": draft.split,
         "image": {field: getattr(image, field) for field in ("path", "extent", "height", "width", "coco_id")},
-        "regions": [[_plain(region.segmentation), region.category, region.source_id] for region in draft.regions],
         "prompts": [asdict(prompt) for prompt in draft.prompts],
         "turns": [[turn.text, turn.answer, turn.targets, turn.options] for turn in draft.turns],
         "source_file": draft.source_file,
         "locator": draft.locator,
     }
-    return json.dumps(row, separators=(",", ":")).encode()
+    return json.dumps(row, separators=(",", ":"))
 
 
-def _plain(segmentation: CocoSegmentation | PanopticSegment) -> object:
-    if isinstance(segmentation, PanopticSegment):
-        return asdict(segmentation)
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
-        return {"size": segmentation["size"], "bytes": segmentation["counts"].decode("latin-1")}
-    return segmentation
-
-
-def draft_from_json(data: bytes) -> Draft:
+def draft_from_json(text: str, regions: tuple[DraftRegion, ...]) -> Draft:
     """The inverse of `draft_to_json`."""
-    row = cast(_Json, json.loads(data))
+    row = cast(_Json, json.loads(text))
     image = cast(_Json, row["image"])
     return Draft(
         family=row["family"],
         task=Task(row["task"]),
         split=row["split"],
-        image=SourceImage(**(image | {"extent": None if image["extent"] is None else tuple(image["extent"])})),
-        regions=tuple(_region(region) for region in row["regions"]),
+        image=SourceImage(
+            path=image["path"],
+            extent=None if image["extent"] is None else (image["extent"][0], image["extent"][1]),
+            height=image["height"],
+            width=image["width"],
+            coco_id=image["coco_id"],
+        ),
+        regions=regions,
         prompts=tuple(_prompt(prompt) for prompt in row["prompts"]),
         turns=tuple(
             Turn(text=text, answer=answer, targets=tuple(map(tuple, targets)), options=tuple(options))
@@ -194,6 +202,25 @@ def draft_from_json(data: bytes) -> Draft:
         source_file=row["source_file"],
         locator=row["locator"],
     )
+
+
+def regions_to_json(regions: Sequence[DraftRegion]) -> str:
+    """Regions as JSON, with masks in the source's own encoding."""
+    rows = [[_plain(region.segmentation), region.category, region.source_id] for region in regions]
+    return json.dumps(rows, separators=(",", ":"))
+
+
+def regions_from_json(text: str) -> tuple[DraftRegion, ...]:
+    """The inverse of `regions_to_json`."""
+    return tuple(_region(row) for row in json.loads(text))
+
+
+def _plain(segmentation: CocoSegmentation | PanopticSegment) -> object:
+    if isinstance(segmentation, PanopticSegment):
+        return asdict(segmentation)
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
+        return {"size": segmentation["size"], "bytes": segmentation["counts"].decode("latin-1")}
+    return segmentation
 
 
 def _region(row: Sequence[Any]) -> DraftRegion:

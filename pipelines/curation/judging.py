@@ -65,8 +65,8 @@ def read_looks(made: Objects, names: Sequence[str], config: CurationConfig) -> _
     looks = looks.take(order)
     ids = looks["image_id"].combine_chunks()
     place = np.asarray(pc.index_in(samples["image_id"], value_set=ids).to_numpy())
-    trains = np.asarray(pc.is_in(samples["split"], value_set=pa.array(config.leakage.training_splits, pa.string())))
-    unmasked = np.asarray(pc.is_in(samples["task"], value_set=pa.array([str(task) for task in _UNMASKED])))
+    trains = pc.is_in(samples["split"], value_set=pa.array(config.leakage.training_splits, pa.string())).to_numpy()
+    unmasked = pc.is_in(samples["task"], value_set=pa.array([str(task) for task in _UNMASKED])).to_numpy()
     is_trained, is_unmasked = np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.bool_)
     is_trained[place[trains]] = True
     is_unmasked[place[trains & unmasked]] = True

@@ -210,7 +210,7 @@ def curate_image(
     if bytes_key(data) != image.image_id:
         raise SourceError(f"{image.file.path}: the file changed while it was being curated; run curate again")
     try:
-        probed = probe(data, context.config.max_image_px, image.file.path)
+        probed = probe(data, context.config.max_image_px, image.file.path, image.image_id)
     except RecordError as error:
         return None, None, [], [reject_of(staged.draft, error) for staged in image.drafts]
     samples, rejects = _judge(image, probed, context.config)

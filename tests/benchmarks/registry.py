@@ -10,6 +10,7 @@ from tests.benchmarks.measuring import Benchmark
 __all__ = ["SUITES", "suite"]
 
 SUITES = {
+    "curate": "tests.benchmarks.curate",
     "feed": "tests.benchmarks.feed",
     "features": "tests.benchmarks.features",
     "student": "tests.benchmarks.student",

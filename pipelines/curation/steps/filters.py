@@ -62,6 +62,8 @@ class SampleFilter:
     def __init__(self, config: FilterConfig, training_splits: Collection[str], height: int, width: int) -> None:
         self._config, self._training = config, training_splits
         self._height, self._width = height, width
+        rules = config.min_mask_px, config.max_mask_share, config.min_mask_side_px, config.max_border_share
+        self._has_mask_rules = any(rule is not None for rule in rules)
         self._seen: dict[tuple[object, ...], str] = {}
 
     def check(self, sample: Sample) -> None:
@@ -72,7 +74,7 @@ class SampleFilter:
         """
         if sample.split not in self._training:
             return
-        for region in sample.regions:
+        for region in sample.regions if self._has_mask_rules else ():
             self._check_mask(region)
         if sample.task in _EXPRESSIONS:
             self._check_expression(sample)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedIOBase
 from typing import cast
 
@@ -93,11 +93,18 @@ class SourceFiles:
     folder: SourceFolder
     expected: tuple[str, ...] = ()
     """Names that messages about an absent file list."""
+    _whole: dict[str, list[object]] = field(default_factory=dict[str, "list[object]"], init=False, compare=False)
 
     def rows(self, name: str) -> Iterator[object]:
         """The records of a file that holds a list of them; see `iterate_rows`."""
+        if name in self._whole:
+            yield from self._whole[name]
+            return
         with self.open(name) as file:
-            yield from iterate_rows(file, name)
+            rows = iterate_rows(file, name)
+            if name.endswith(_PICKLES):  # decoded as a whole anyway
+                self._whole[name] = rows = list(rows)
+            yield from rows
 
     def tables(self, name: str, *lists: str, wanted: Collection[str] | None = None) -> Iterator[tuple[str, object]]:
         """The records of the named lists of a COCO file, each with its list; see `iterate_tables`."""
