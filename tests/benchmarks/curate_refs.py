@@ -7,6 +7,7 @@ import json
 import pickle
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -197,7 +198,9 @@ def _read_one_by_one(folder: str, num_expressions: int) -> float:
         with Image.open(root / "images/train2014" / row["file_name"]) as file:
             pixels = np.asarray(file.convert("RGB"))
         parts = coco_mask.frPyObjects(annotations[ref["ann_id"]]["segmentation"], row["height"], row["width"])
-        mask = coco_mask.decode(coco_mask.merge(parts))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)  # pycocotools' own
+            mask = coco_mask.decode(coco_mask.merge(parts))
         assert mask.any()
         assert mask.shape == pixels.shape[:2]
         assert sentence["raw"].lower().strip()
