@@ -7,7 +7,15 @@ from typing import TypeAlias
 
 from storage.schema import RejectReason, Task, Turn, VisualPrompt
 
-__all__ = ["CocoSegmentation", "Draft", "DraftRegion", "PanopticSegment", "RecordError", "SourceImage"]
+__all__ = [
+    "CocoSegmentation",
+    "Draft",
+    "DraftRegion",
+    "PaintedShapes",
+    "PanopticSegment",
+    "RecordError",
+    "SourceImage",
+]
 
 CocoSegmentation: TypeAlias = "list[list[float]] | dict[str, object]"
 """Polygons (x, y alternating, px), uncompressed RLE (`counts` a list) or compressed RLE (`counts` text or bytes)."""
@@ -34,10 +42,22 @@ class PanopticSegment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PaintedShapes:
+    """Polygons painted over each other, the largest first; the mask is what then shows of the targets.
+
+    Each polygon is x, y alternating, in px.
+    """
+
+    targets: tuple[tuple[float, ...], ...]
+    ignored: tuple[tuple[float, ...], ...] = ()
+    """Areas that belong to no target."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DraftRegion:
     """A region whose mask is still in the source's own encoding."""
 
-    segmentation: CocoSegmentation | PanopticSegment
+    segmentation: CocoSegmentation | PaintedShapes | PanopticSegment
     category: str | None = None
     source_id: str | None = None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import cast
 
 from pipelines.curation.records import RecordError
 from storage.schema import RejectReason
 
-__all__ = ["integer", "mapping", "optional_integer", "sequence", "shown", "string"]
+__all__ = ["integer", "mapping", "optional_integer", "sequence", "shown", "string", "within"]
 
 _LARGEST = 2**53 - 1  # the largest integer that every JSON writer keeps exactly
 
@@ -82,6 +84,21 @@ def sequence(record: dict[str, object], key: str) -> list[object]:
     if not isinstance(value, list | tuple):
         raise RecordError(RejectReason.FIELD_INVALID, f"{key}: expected a list, got {shown(value)}")
     return list(cast("list[object]", value))
+
+
+@contextmanager
+def within(where: str) -> Generator[None]:
+    """Puts the place of a part of a record before whatever is wrong with it.
+
+    >>> with within("answers[0]"):
+    ...     string({}, "category_name")
+    Traceback (most recent call last):
+    pipelines.curation.records.RecordError: field_invalid: answers[0]: category_name: expected in the record, but absent
+    """
+    try:
+        yield
+    except RecordError as error:
+        raise RecordError(error.reason, f"{where}: {error.detail}") from None
 
 
 def _present(record: dict[str, object], key: str) -> object:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.curation.records import CocoSegmentation, DraftRegion, PanopticSegment, RecordError
+from pipelines.curation.records import CocoSegmentation, DraftRegion, PaintedShapes, PanopticSegment, RecordError
 from pipelines.curation.steps.images import decode_image
+from pipelines.curation.steps.painting import painted_mask
 from storage.masks import MaskError, mask_from_coco
 from storage.schema import Mask, Region, RejectReason
 
@@ -76,21 +77,23 @@ class MaskReader:
         if isinstance(draft.segmentation, PanopticSegment):
             mask = self._segment(draft.segmentation)
         else:
-            mask = self._coco(draft.segmentation, draft.source_id)
+            mask = self._encoded(draft.segmentation, draft.source_id)
         return Region(mask=mask, category=draft.category, source_id=draft.source_id)
 
-    def _coco(self, segmentation: CocoSegmentation, source_id: str | None) -> Mask:
+    def _encoded(self, segmentation: CocoSegmentation | PaintedShapes, source_id: str | None) -> Mask:
         # Several families draw on the same annotations: equal encodings of a picture are one mask.
         key = pickle.dumps(segmentation)
         found = self._masks.get(key)
         if found is None:
             try:
-                found = mask_from_coco(segmentation, self._height, self._width)
+                if isinstance(segmentation, PaintedShapes):
+                    found = painted_mask(segmentation, self._height, self._width)
+                else:
+                    found = mask_from_coco(segmentation, self._height, self._width)
             except MaskError as error:
+                named = "shapes" if isinstance(segmentation, PaintedShapes) else f"region {source_id}"
                 detail = str(error).removeprefix(f"{error.reason}: ")
-                found = RecordError(
-                    error.reason, f"region {source_id}: {detail}; the image has {self._height} x {self._width} px"
-                )
+                found = RecordError(error.reason, f"{named}: {detail}; the image has {self._height} x {self._width} px")
             self._masks[key] = found
         if isinstance(found, RecordError):
             raise RecordError(found.reason, found.detail)

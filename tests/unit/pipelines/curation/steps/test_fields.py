@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from pipelines.curation.records import RecordError
-from pipelines.curation.steps.fields import integer, mapping, optional_integer, sequence, shown, string
+from pipelines.curation.steps.fields import integer, mapping, optional_integer, sequence, shown, string, within
 from storage.schema import RejectReason
 
 
@@ -58,3 +58,17 @@ def test_values_in_messages_stay_short_and_printable() -> None:
 def test_record_errors_survive_pickling() -> None:
     error = pickle.loads(pickle.dumps(RecordError(RejectReason.TEXT_EMPTY, "nothing")))
     assert (error.reason, error.detail) == (RejectReason.TEXT_EMPTY, "nothing")
+
+
+def test_the_place_of_a_part_stands_before_what_is_wrong_with_it() -> None:
+    with (
+        pytest.raises(
+            RecordError, match=r"^field_invalid: answers\[0\]: shapes\[2\]: label: expected text, got 5$"
+        ) as caught,
+        within("answers[0]"),
+        within("shapes[2]"),
+    ):
+        string({"label": 5}, "label")
+    assert caught.value.reason is RejectReason.FIELD_INVALID
+    with pytest.raises(KeyError, match="other"), within("answers[0]"):
+        raise KeyError("other")
