@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from pipelines.curation.records import CocoSegmentation, Draft, DraftRegion, PanopticSegment, SourceImage
+from pipelines.curation.records import CocoSegmentation, Draft, DraftRegion, PaintedShapes, PanopticSegment, SourceImage
 from storage.objects import Objects
 from storage.parquet_files import read_table
 from storage.schema import PromptKind, Task, Turn, VisualPrompt
@@ -215,8 +215,8 @@ def regions_from_json(text: str) -> tuple[DraftRegion, ...]:
     return tuple(_region(row) for row in json.loads(text))
 
 
-def _plain(segmentation: CocoSegmentation | PanopticSegment) -> object:
-    if isinstance(segmentation, PanopticSegment):
+def _plain(segmentation: CocoSegmentation | PaintedShapes | PanopticSegment) -> object:
+    if isinstance(segmentation, PanopticSegment | PaintedShapes):
         return asdict(segmentation)
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
         return {"size": segmentation["size"], "bytes": segmentation["counts"].decode("latin-1")}
@@ -228,6 +228,10 @@ def _region(row: Sequence[Any]) -> DraftRegion:
     if isinstance(segmentation, dict):
         if "segment_id" in segmentation:
             segmentation = PanopticSegment(**segmentation)
+        elif "targets" in segmentation:
+            segmentation = PaintedShapes(
+                targets=tuple(map(tuple, segmentation["targets"])), ignored=tuple(map(tuple, segmentation["ignored"]))
+            )
         elif "bytes" in segmentation:
             segmentation = {"size": segmentation["size"], "counts": segmentation["bytes"].encode("latin-1")}
     return DraftRegion(segmentation=segmentation, category=category, source_id=source_id)

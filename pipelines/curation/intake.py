@@ -33,6 +33,7 @@ __all__ = ["NamedFile", "Part", "PartAccount", "hash_files", "named_files", "par
 
 pc: Any = pyarrow.compute
 
+_LISTED = "listed files"
 _ROWS_PER_FILE = 20_000
 """Drafts that are sorted in memory and written together: some 60 MB where each has a polygon."""
 
@@ -54,7 +55,7 @@ class PartAccount:
     folder: str
     """Its files lie below this key."""
     digests: dict[str, str]
-    """SHA-256 of each source file."""
+    """SHA-256 of each source file, and a key over those that only a listing tells."""
     records_in: dict[str, int]
     """Number of records by source file."""
     drafts: tuple[DraftFile, ...]
@@ -104,6 +105,9 @@ def read_part(work: Objects, part: Part) -> PartAccount:
     for name in dict.fromkeys(names):
         with files.open(name) as file:
             digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    listed = {name: bytes_key(files.read(name)) for name in source.listed_files(files)}
+    if listed:
+        digests[_LISTED] = content_key(cast(Json, listed))
     key = content_key({"source": cast(Json, source.hashed_fields()), "digests": dict(digests), "place": part.place})
     folder = f"read/{part.number:05d}-{key[:16]}"
     written = _written(work, folder)

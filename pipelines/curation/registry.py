@@ -11,8 +11,11 @@ from pipelines.curation.families.coco_panoptic import CocoPanopticSource
 from pipelines.curation.families.grefcoco import GRefCocoSource
 from pipelines.curation.families.image_text import ImageTextSource
 from pipelines.curation.families.llava import LlavaSource
+from pipelines.curation.families.muse import MuseSource
 from pipelines.curation.families.osprey import OspreySource
 from pipelines.curation.families.perbench import PerBenchSource
+from pipelines.curation.families.pix2cap import Pix2CapSource
+from pipelines.curation.families.reason_seg import ReasonSegSource
 from pipelines.curation.families.refcoco import RefCocoSource
 from storage.errors import UnknownKind
 
@@ -23,8 +26,11 @@ SourceUnion: TypeAlias = (
     | GRefCocoSource  # gRefCOCO
     | ImageTextSource  # pictures with captions in WebDataset shards
     | LlavaSource  # LLaVA-665k: conversations about whole pictures
+    | MuseSource  # MUSE: questions that are answered with several masks
     | OspreySource  # Osprey-724k: detail descriptions and conversations
     | PerBenchSource  # PerBench: detailed caption, multiple choice, visual-text referring
+    | Pix2CapSource  # Pix2Cap: panoptic segments with descriptions
+    | ReasonSegSource  # ReasonSeg: implicit questions, LabelMe files
     | RefCocoSource  # RefCOCO, RefCOCO+, RefCOCOg
 )
 SourceConfig = Annotated[SourceUnion, Field(discriminator="kind")]

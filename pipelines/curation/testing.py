@@ -30,7 +30,7 @@ from pipelines.curation.steps.source_files import SourceFiles
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus
 from storage.manifest import verify_manifest
-from storage.masks import area_px, decode_mask
+from storage.masks import area_px, decode_mask, encode_mask
 from storage.objects import Objects
 from storage.schema import Reject, RejectReason, Sample, Task
 
@@ -41,7 +41,9 @@ __all__ = [
     "Killed",
     "KilledAfter",
     "polygon_of",
+    "rle_of",
     "write_coco",
+    "write_panoptic",
     "write_picture",
     "write_shard",
 ]
@@ -142,9 +144,13 @@ class FamilyContract:
         assert _bytes_of(backward) == _bytes_of(Objects.open(tmp_path / "forward"))
         source = self._source(tmp_path)
         in_order = _facts_of(source.records(self._files(source)))
-        for name in source.source_files():
-            _shuffle(tmp_path / "source" / name)
+        self.shuffle(tmp_path / "source", source)
         assert _facts_of(source.records(self._files(source))) == in_order
+
+    def shuffle(self, root: Path, source: SourceUnion) -> None:
+        """Brings the records of every source file below `root` into another order."""
+        for name in source.source_files():
+            _shuffle(root / name)
 
     def _source(self, tmp_path: Path) -> SourceUnion:
         root = tmp_path / "source"
@@ -223,6 +229,22 @@ def polygon_of(box: Box) -> list[list[float]]:
     """A rectangle as a COCO `segmentation` of one polygon, which covers exactly the box."""
     x0, y0, x1, y1 = (float(side) for side in box)
     return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+
+
+def rle_of(box: Box, height: int = 24, width: int = 32) -> dict[str, object]:
+    """A rectangle as a COCO `segmentation` in compressed RLE, in an image of `write_picture`'s size."""
+    bitmap: npt.NDArray[np.bool_] = np.zeros((height, width), np.bool_)
+    bitmap[box[1] : box[3], box[0] : box[2]] = True
+    return {"size": [height, width], "counts": encode_mask(bitmap).counts.decode()}
+
+
+def write_panoptic(path: Path, segments: Mapping[int, Box], height: int = 24, width: int = 32) -> None:
+    """Writes a panoptic PNG of rectangular segments by their id."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    for segment_id, (x0, y0, x1, y1) in segments.items():
+        pixels[y0:y1, x0:x1] = (segment_id % 256, segment_id // 256 % 256, segment_id // 65536)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
 
 
 def write_coco(path: Path, images: Sequence[object], annotations: Sequence[object]) -> None:

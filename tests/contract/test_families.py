@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curate_local
@@ -18,7 +17,9 @@ from pipelines.curation.testing import (
     Expected,
     FamilyContract,
     polygon_of,
+    rle_of,
     write_coco,
+    write_panoptic,
     write_picture,
     write_shard,
 )
@@ -27,19 +28,12 @@ from pipelines.scenes import ScenesConfig
 from pipelines.scenes.config import SplitSizes
 from pipelines.scenes.generate import generate
 from storage.corpus import Corpus
-from storage.masks import encode_mask
 from storage.objects import Objects
 from storage.schema import RejectReason, Task
 
 _CUP = (2, 3, 12, 9)
 _MUG = (20, 4, 30, 20)
 _HEIGHT, _WIDTH = 24, 32
-
-
-def _rle(box: tuple[int, int, int, int]) -> dict[str, object]:
-    bitmap = np.zeros((_HEIGHT, _WIDTH), np.bool_)
-    bitmap[box[1] : box[3], box[0] : box[2]] = True
-    return {"size": [_HEIGHT, _WIDTH], "counts": encode_mask(bitmap).counts.decode()}
 
 
 def _image(image_id: int, name: str, height: int = _HEIGHT) -> dict[str, object]:
@@ -80,7 +74,7 @@ def _write_referring_images(root: Path, folder: str) -> None:
         ],
         [
             _annotation(1, 1, polygon_of(_CUP)),
-            _annotation(2, 1, _rle(_MUG)),
+            _annotation(2, 1, rle_of(_MUG)),
             _annotation(3, 2, {"size": [_HEIGHT, _WIDTH], "counts": [0, _HEIGHT, _HEIGHT * (_WIDTH - 1)]}, 0),
             _annotation(4, 2, polygon_of((100, 100, 120, 120))),
             _annotation(5, 2, polygon_of(_CUP), 77),
@@ -226,9 +220,9 @@ class TestCocoPanoptic(FamilyContract):
     def write_source(self, root: Path) -> dict[str, object]:
         for number in (1, 2, 4, 5):
             write_picture(root / f"train2017/{number:012d}.jpg", seed=number)
-        _write_panoptic(root / "png/1.png", {70000: _CUP, 2: _MUG, 300: (0, 22, _WIDTH, _HEIGHT), 5: (14, 0, 16, 4)})
-        _write_panoptic(root / "png/2.png", {8: _CUP})
-        _write_panoptic(root / "png/5.png", {9: _CUP}, height=_HEIGHT + 1)
+        write_panoptic(root / "png/1.png", {70000: _CUP, 2: _MUG, 300: (0, 22, _WIDTH, _HEIGHT), 5: (14, 0, 16, 4)})
+        write_panoptic(root / "png/2.png", {8: _CUP})
+        write_panoptic(root / "png/5.png", {9: _CUP}, height=_HEIGHT + 1)
 
         def segment(segment_id: int, category_id: int, iscrowd: int = 0) -> dict[str, int]:
             return {"id": segment_id, "category_id": category_id, "iscrowd": iscrowd}
@@ -250,14 +244,6 @@ class TestCocoPanoptic(FamilyContract):
             ],
         )
         return {"kind": "coco_panoptic", "annotations": "panoptic.json", "segments": "png"}
-
-
-def _write_panoptic(path: Path, segments: dict[int, tuple[int, int, int, int]], height: int = _HEIGHT) -> None:
-    pixels = np.zeros((height, _WIDTH, 3), np.uint8)
-    for segment_id, (x0, y0, x1, y1) in segments.items():
-        pixels[y0:y1, x0:x1] = (segment_id % 256, segment_id // 256 % 256, segment_id // 65536)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 class TestOsprey(FamilyContract):
@@ -300,7 +286,7 @@ class TestOsprey(FamilyContract):
             "file_name": "COCO_train2014_000000000001.jpg",
             "height": _HEIGHT,
             "width": _WIDTH,
-            "annotation": [{"bbox": [], "segmentation": polygon_of(_CUP)}, {"segmentation": _rle(_MUG)}],
+            "annotation": [{"bbox": [], "segmentation": polygon_of(_CUP)}, {"segmentation": rle_of(_MUG)}],
         }
         texts = [
             "<region1>: A red cup.",
@@ -365,7 +351,7 @@ class TestPerBench(FamilyContract):
     def write_source(self, root: Path) -> dict[str, object]:
         write_picture(root / "images/train2014/a.jpg", seed=1)
         name = {"image_name": "a.jpg"}
-        cup, mug = _rle(_CUP), _rle(_MUG)
+        cup, mug = rle_of(_CUP), rle_of(_MUG)
         captions: list[object] = [
             name
             | {
@@ -505,10 +491,20 @@ class TestLlava(FamilyContract):
         return {"kind": "llava", "conversations": ["llava/mix.json"]}
 
 
-def test_every_family_is_in_this_suite() -> None:
-    tested = {TestRefCoco: "refcoco", TestGRefCoco: "grefcoco", TestCocoPanoptic: "coco_panoptic"}
-    tested |= {TestOsprey: "osprey", TestPerBench: "perbench", TestImageText: "image_text", TestLlava: "llava"}
-    assert set(tested.values()) == set(known_kinds())
+def test_every_family_has_a_suite(tmp_path: Path) -> None:
+    modules = [import_module(f"tests.contract.{path.stem}") for path in Path(__file__).parent.glob("test_families*.py")]
+    suites = [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, FamilyContract) and value is not FamilyContract
+    ]
+    kinds: set[object] = set()
+    for place, suite in enumerate(suites):
+        root = tmp_path / str(place)
+        root.mkdir()
+        kinds.add(suite().write_source(root)["kind"])
+    assert kinds == set(known_kinds())
 
 
 @pytest.fixture(scope="module")

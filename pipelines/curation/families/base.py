@@ -41,6 +41,14 @@ class Source(RecipeModel, ABC):
     def source_files(self) -> tuple[str, ...]:
         """Names, under the root, of the files that records come from or refer to."""
 
+    def listed_files(self, files: SourceFiles) -> Iterator[str]:
+        """Names, under the root, of further files that records come from, which only a listing of folders tells.
+
+        Args:
+            files: lists the folders.
+        """
+        yield from ()
+
     @abstractmethod
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """Every record of the files, exactly once, as a draft or as a reject.

@@ -11,10 +11,13 @@ from storage.errors import UnknownKind, UsageError
 
 
 def test_known_kinds() -> None:
-    assert known_kinds() == ("coco_panoptic", "grefcoco", "image_text", "llava", "osprey", "perbench", "refcoco")
+    assert known_kinds() == (
+        *("coco_panoptic", "grefcoco", "image_text", "llava", "muse"),
+        *("osprey", "perbench", "pix2cap", "reason_seg", "refcoco"),
+    )
     for kind in known_kinds():
         source = source_config({"kind": kind})
-        assert source.source_files()
+        assert source.source_files() or kind == "reason_seg"  # whose files only a listing tells
         assert type(source).__doc__
 
 
@@ -32,6 +35,8 @@ def test_an_unknown_kind_lists_the_known_ones() -> None:
         ({"kind": "refcoco", "split_by": "umd"}, "refcoco was split by unc and google, not by umd"),
         ({"kind": "refcoco", "dataset": "refcocog", "split_by": "unc"}, "refcocog was split by umd and google"),
         ({"kind": "coco_panoptic", "uses": ["boxes"]}, "'instance', 'semantic' or 'category'"),
+        ({"kind": "pix2cap", "uses": ["instance"]}, "'segmentation' or 'visual_prompt'"),
+        ({"kind": "reason_seg", "folders": {}}, "at least 1 item"),
     ],
 )
 def test_wrong_fields_are_named(source: dict[str, object], message: str) -> None:
