@@ -231,7 +231,7 @@ def _finish(sources: _Sources, output: Objects, total: ShardCounts, key: str, in
     gate = sources.config.leakage
     if gate.gate != "off":
         check_sealed(output, [file.path for file in total.files], gate.training_splits, sources.evaluation_ids)
-    facts = _facts(sources.config, records_in, total)
+    facts = _facts(sources, records_in, total)
     card = render_card(key, facts).encode()
     output.create(CARD_NAME, card)
     manifest = Manifest(
@@ -307,7 +307,7 @@ def _check_share(config: CurationConfig, output: Objects, records_in: Counter[st
             )
 
 
-def _facts(config: CurationConfig, records_in: Counter[str], total: ShardCounts) -> dict[str, Json]:
+def _facts(sources: _Sources, records_in: Counter[str], total: ShardCounts) -> dict[str, Json]:
     by_reason: Counter[str] = Counter()
     by_file: dict[str, dict[str, int]] = {}
     for (source_file, reason), number in sorted(total.rejects.items()):
@@ -325,15 +325,15 @@ def _facts(config: CurationConfig, records_in: Counter[str], total: ShardCounts)
         "rejects_by_source": by_file,
         "records_in": dict(records_in),
         "samples_by_source": dict(total.samples_of),
-        "leakage_gate": config.leakage.gate,
+        "leakage_gate": sources.config.leakage.gate,
         "leakage": {
             family: {"samples_removed": number, "images": total.leaking_images[family]}
             for family, number in sorted(total.leaks.items())
         },
         "relabelled_splits": {
-            name: dict(source.relabel_splits)
-            for source in config.sources
-            for name in source.source_files()
-            if source.relabel_splits and name in records_in
+            name: dict(part.source.relabel_splits)
+            for part, account in zip(parts_of(sources.config), sources.accounts, strict=True)
+            for name in account.records_in
+            if part.source.relabel_splits
         },
     }
