@@ -32,7 +32,8 @@ from storage.corpus import Corpus
 from storage.manifest import verify_manifest
 from storage.masks import area_px, decode_mask, encode_mask
 from storage.objects import Objects
-from storage.schema import Reject, RejectReason, Sample, Task
+from storage.prompts import prompt_mask
+from storage.schema import ImageRecord, Reject, RejectReason, Sample, Task
 
 __all__ = [
     "Backwards",
@@ -92,7 +93,10 @@ class FamilyContract:
         assert found == Counter(dict(self.expected.samples))
         by_locator = {sample.locator: sample for sample in samples}
         for (locator, number), box in self.expected.masks.items():
-            assert _drawn(by_locator[locator], number) == _rectangle(by_locator[locator], box), locator
+            sample = by_locator[locator]
+            assert sample.image_id is not None
+            image = corpus.image(sample.image_id)
+            assert _drawn(sample, number, image) == _rectangle(box, image), locator
         for sample in samples:
             assert sample.sample_id == sample_key(sample)
             assert sample.image_id is not None
@@ -254,19 +258,20 @@ def write_coco(path: Path, images: Sequence[object], annotations: Sequence[objec
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
 
 
-def _drawn(sample: Sample, number: int) -> bytes:
+def _drawn(sample: Sample, number: int, image: ImageRecord) -> bytes:
     """The bitmap of one `[SEG]`, or of one prompt in a sample that has no targets."""
     turn = sample.turns[0]
-    places = turn.targets[number] if turn.targets else (sample.prompts[number].region or 0,)
-    masks = [decode_mask(sample.regions[place].mask) for place in places]
+    if turn.targets:
+        masks = [decode_mask(sample.regions[place].mask) for place in turn.targets[number]]
+    else:
+        masks = [prompt_mask(sample.prompts[number], sample.regions, image.height, image.width)]
     return np.logical_or.reduce(masks).tobytes() if masks else b""
 
 
-def _rectangle(sample: Sample, box: Box | None) -> bytes:
+def _rectangle(box: Box | None, image: ImageRecord) -> bytes:
     if box is None:
         return b""
-    mask = sample.regions[0].mask
-    bitmap: npt.NDArray[np.bool_] = np.zeros((mask.height, mask.width), np.bool_)
+    bitmap: npt.NDArray[np.bool_] = np.zeros((image.height, image.width), np.bool_)
     bitmap[box[1] : box[3], box[0] : box[2]] = True
     return bitmap.tobytes()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
+
+import numpy as np
 
 from pipelines.curation.records import Draft, RecordError
 from pipelines.curation.steps.images import ProbedImage
@@ -11,7 +14,7 @@ from pipelines.curation.steps.regions import MaskReader
 from pipelines.curation.steps.texts import SEG, region_numbers
 from storage.keys import bytes_key
 from storage.masks import box_xyxy_px
-from storage.schema import Region, Reject, RejectReason, Sample, Task
+from storage.schema import PromptKind, Region, Reject, RejectReason, Sample, Task, VisualPrompt
 
 __all__ = ["assemble", "reject_of", "sample_key"]
 
@@ -38,7 +41,7 @@ def assemble(draft: Draft, image: ProbedImage, masks: MaskReader) -> Sample:
         masks: of that picture.
 
     Raises:
-        RecordError: the picture has another size than the source says, a mask doesn't fit, or
+        RecordError: the picture has another size than the source says, a mask or a box doesn't fit, or
             placeholders don't match prompts and targets.
     """
     said = (draft.image.height or image.height, draft.image.width or image.width)
@@ -58,7 +61,7 @@ def assemble(draft: Draft, image: ProbedImage, masks: MaskReader) -> Sample:
         task=draft.task,
         split=draft.split,
         regions=regions,
-        prompts=draft.prompts,
+        prompts=tuple(_inside(prompt, image) for prompt in draft.prompts),
         turns=draft.turns,
         source_file=draft.source_file,
         locator=draft.locator,
@@ -91,6 +94,29 @@ def _left_to_right(regions: tuple[Region, ...]) -> tuple[Region, ...]:
         return box[0], box[1]
 
     return tuple(sorted(regions, key=corner))
+
+
+def _inside(prompt: VisualPrompt, image: ProbedImage) -> VisualPrompt:
+    """The prompt, a box clipped to the picture; sources round boxes, so that they reach out of it by a pixel."""
+    if prompt.kind is not PromptKind.BOX:
+        return prompt
+    if prompt.box_xyxy_px is None:
+        raise RecordError(RejectReason.FIELD_INVALID, "box prompt: expected box_xyxy_px, got none")
+    x0, y0, x1, y1 = (float(side) for side in prompt.box_xyxy_px)
+    said = f"box {x0:g}, {y0:g}, {x1:g}, {y1:g}"
+    # Also true of NaN, which compares false.
+    if not (x0 < x1 and y0 < y1):
+        raise RecordError(RejectReason.MASK_EMPTY, f"{said}: expected x0, y0, x1, y1 that enclose pixels, got no area")
+    if x1 <= 0 or y1 <= 0 or x0 >= image.width or y0 >= image.height:
+        raise RecordError(
+            RejectReason.MASK_OUTSIDE_IMAGE, f"{said}: no part is in the image of {image.height} x {image.width} px"
+        )
+    clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(image.width)), min(y1, float(image.height)))
+    # As they are stored: the sample's key is taken of what is read back.
+    x0, y0, x1, y1 = (float(np.float32(side)) for side in clipped)
+    if not (x0 < x1 and y0 < y1):
+        raise RecordError(RejectReason.MASK_EMPTY, f"{said}: no area is left of it in single precision")
+    return replace(prompt, box_xyxy_px=(x0, y0, x1, y1))
 
 
 def _check_placeholders(draft: Draft) -> None:

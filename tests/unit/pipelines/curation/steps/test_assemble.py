@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.curation.records import Draft, DraftRegion, RecordError, SourceImage
 from pipelines.curation.steps.assemble import assemble, reject_of, sample_key
@@ -13,6 +16,7 @@ from pipelines.curation.steps.images import ProbedImage
 from pipelines.curation.steps.regions import MaskReader
 from pipelines.curation.testing import polygon_of
 from storage.masks import box_xyxy_px
+from storage.prompts import prompt_mask
 from storage.schema import PromptKind, Region, RejectReason, Sample, Task, Turn, VisualPrompt
 
 _IMAGE = ProbedImage(image_id="0" * 64, media_type="image/png", height=20, width=30, difference_hash=0, thumbnail=b"")
@@ -108,6 +112,68 @@ def test_placeholders_match_prompts_and_targets(changes: dict[str, Any], detail:
     with pytest.raises(RecordError, match=detail) as caught:
         _assembled(_draft(**changes))
     assert caught.value.reason is RejectReason.PLACEHOLDER_MISMATCH
+
+
+def _boxed(box: tuple[float, float, float, float] | None) -> Draft:
+    prompt = VisualPrompt(kind=PromptKind.BOX, box_xyxy_px=box)
+    turn = Turn(text="<region1>", answer="a cup")
+    return _draft(task=Task.DESCRIPTION, regions=(), prompts=(prompt,), turns=(turn,))
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ((2.0, 3.0, 9.5, 9.0), (2.0, 3.0, 9.5, 9.0)),
+        ((-4.0, 15.0, 3.0, 20.5), (0.0, 15.0, 3.0, 20.0)),
+        ((-1e9, -1e9, 1e9, 1e9), (0.0, 0.0, 30.0, 20.0)),
+        ((3.38, 0.1, 7.0, 8.0), (float(np.float32(3.38)), float(np.float32(0.1)), 7.0, 8.0)),
+    ],
+)
+def test_a_box_needs_no_region_and_ends_with_the_picture(
+    said: tuple[float, float, float, float], kept: tuple[float, float, float, float]
+) -> None:
+    sample = _assembled(_boxed(said))
+    assert sample.regions == ()
+    assert [prompt.box_xyxy_px for prompt in sample.prompts] == [kept]
+    assert sample.sample_id == sample_key(sample)
+
+
+@pytest.mark.parametrize(
+    ("box", "reason", "detail"),
+    [
+        (None, RejectReason.FIELD_INVALID, "box prompt: expected box_xyxy_px, got none"),
+        ((30.0, 2.0, 40.0, 9.0), RejectReason.MASK_OUTSIDE_IMAGE, "box 30, 2, 40, 9: no part .* of 20 x 30 px"),
+        ((2.0, -9.0, 4.0, 0.0), RejectReason.MASK_OUTSIDE_IMAGE, "box 2, -9, 4, 0: no part"),
+        ((5.0, 5.0, 5.0, 9.0), RejectReason.MASK_EMPTY, "box 5, 5, 5, 9: .*got no area"),
+        ((9.0, 5.0, 2.0, 9.0), RejectReason.MASK_EMPTY, "box 9, 5, 2, 9: .*got no area"),
+        ((float("nan"), 5.0, 2.0, 9.0), RejectReason.MASK_EMPTY, "box nan, 5, 2, 9: .*got no area"),
+        ((5.0, 5.0, 5.0 + 1e-12, 9.0), RejectReason.MASK_EMPTY, "no area is left of it in single precision"),
+    ],
+)
+def test_boxes_that_point_at_nothing(
+    box: tuple[float, float, float, float] | None, reason: RejectReason, detail: str
+) -> None:
+    with pytest.raises(RecordError, match=detail) as caught:
+        _assembled(_boxed(box))
+    assert caught.value.reason is reason
+
+
+_SIDES = st.one_of(st.floats(-50, 50), st.floats(allow_nan=False, allow_infinity=False))
+
+
+@given(st.tuples(_SIDES, _SIDES, _SIDES, _SIDES))
+def test_a_box_is_refused_or_paints_pixels_of_the_picture(box: tuple[float, float, float, float]) -> None:
+    x0, y0, x1, y1 = box
+    try:
+        sample = _assembled(_boxed(box))
+    except RecordError:
+        # Less than 1e-5 px: of no area once it is stored.
+        assert min(x1, 30) - max(x0, 0) < 1e-5 or min(y1, 20) - max(y0, 0) < 1e-5
+        return
+    (prompt,) = sample.prompts
+    assert prompt.box_xyxy_px == tuple(float(np.float32(side)) for side in prompt.box_xyxy_px or ())
+    assert prompt_mask(prompt, (), 20, 30).any()
+    assert _assembled(_boxed(prompt.box_xyxy_px)).prompts == (prompt,)
 
 
 def test_a_reject_leads_back_to_its_record() -> None:
