@@ -13,7 +13,7 @@ from pipelines.curation.steps.paths import safe_join
 from pipelines.curation.steps.source_files import SourceFiles
 from storage.schema import RejectReason
 
-__all__ = ["CocoIndex", "checked_segmentation"]
+__all__ = ["CocoIndex", "checked_segmentation", "source_image"]
 
 _Row = dict[str, object]
 _OF_ANNOTATIONS = {"id", "image_id", "category_id", "segmentation"}
@@ -72,14 +72,7 @@ class CocoIndex:
         """
         found = self._source_images.get((image_id, folder))
         if found is None:
-            row = self.image_row(image_id)
-            name = string(row, "file_name")
-            found = SourceImage(
-                path=safe_join(folder, name),
-                height=integer(row, "height", minimum=1),
-                width=integer(row, "width", minimum=1),
-                coco_id=coco_id_of(name),
-            )
+            found = source_image(self.image_row(image_id), folder)
             self._source_images[image_id, folder] = found
         return found
 
@@ -138,6 +131,21 @@ class CocoIndex:
                 RejectReason.FIELD_INVALID, f"id {key} stands for {len(found)} different {what} of {self.file_name}"
             )
         return found[0]
+
+
+def source_image(row: dict[str, object], folder: str) -> SourceImage:
+    """The image of a COCO row, with `file_name`, `height` and `width`; its file lies in `folder`.
+
+    Raises:
+        RecordError: a field is wrong.
+    """
+    name = string(row, "file_name")
+    return SourceImage(
+        path=safe_join(folder, name),
+        height=integer(row, "height", minimum=1),
+        width=integer(row, "width", minimum=1),
+        coco_id=coco_id_of(name),
+    )
 
 
 def checked_segmentation(value: object) -> CocoSegmentation:

@@ -9,7 +9,7 @@ from typing import cast
 from pipelines.curation.records import RecordError
 from storage.schema import RejectReason
 
-__all__ = ["integer", "mapping", "optional_integer", "sequence", "shown", "string", "within"]
+__all__ = ["integer", "mapping", "numbers", "optional_integer", "sequence", "shown", "string", "within"]
 
 _LARGEST = 2**53 - 1  # the largest integer that every JSON writer keeps exactly
 
@@ -99,6 +99,23 @@ def within(where: str) -> Generator[None]:
         yield
     except RecordError as error:
         raise RecordError(error.reason, f"{where}: {error.detail}") from None
+
+
+def numbers(record: dict[str, object], key: str, count: int) -> list[float]:
+    """The list of `count` finite numbers under `key`.
+
+    Raises:
+        RecordError: absent, no such list, or a number beyond 2**53.
+    """
+    values = sequence(record, key)
+    # NaN compares false.
+    if len(values) != count or not all(
+        isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
+        for value in values
+    ):
+        what = ", ".join(shown(value) for value in values[:count]) if len(values) == count else f"{len(values)} values"
+        raise RecordError(RejectReason.FIELD_INVALID, f"{key}: expected {count} finite numbers, got {what}")
+    return [float(cast("int | float", value)) for value in values]
 
 
 def _present(record: dict[str, object], key: str) -> object:

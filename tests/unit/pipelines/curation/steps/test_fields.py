@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from pipelines.curation.records import RecordError
-from pipelines.curation.steps.fields import integer, mapping, optional_integer, sequence, shown, string, within
+from pipelines.curation.steps.fields import integer, mapping, numbers, optional_integer, sequence, shown, string, within
 from storage.schema import RejectReason
 
 
@@ -37,6 +37,27 @@ def test_what_is_no_text(value: object) -> None:
 def test_text_must_be_unicode() -> None:
     with pytest.raises(RecordError, match=r"name: expected valid Unicode, got 'caf\\udce9'"):
         string({"name": "caf\udce9"}, "name")
+
+
+def test_numbers() -> None:
+    assert numbers({"bbox": (1, 2.5, -3, 0)}, "bbox", 4) == [1.0, 2.5, -3.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ([1, 2, 3], "3 values"),
+        ([], "0 values"),
+        ([1, 2, True, 4], "1, 2, True, 4"),
+        ([1, 2, float("nan"), 4], "1, 2, nan, 4"),
+        ([1, 2, float("inf"), 4], "1, 2, inf, 4"),
+        ([1, 2, 10**400, 4], "1, 2, int of 1329 bits, 4"),
+        ([1, "2", None, 4], "1, '2', None, 4"),
+    ],
+)
+def test_what_are_no_numbers(value: object, found: str) -> None:
+    with pytest.raises(RecordError, match=f"bbox: expected 4 finite numbers, got {found}"):
+        numbers({"bbox": value}, "bbox", 4)
 
 
 def test_absent_fields_and_other_containers() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.curation.families import perbench
 from pipelines.curation.records import RecordError
-from pipelines.curation.steps import fields, images, paths, texts
+from pipelines.curation.steps import fields, grounding, images, paths, prompt_leftovers, texts
 from pipelines.curation.steps.texts import (
     category_phrase,
     expression,
@@ -19,7 +19,7 @@ from pipelines.curation.steps.texts import (
 )
 
 
-@pytest.mark.parametrize("module", [texts, images, paths, fields, perbench])
+@pytest.mark.parametrize("module", [texts, images, paths, fields, perbench, grounding, prompt_leftovers])
 def test_examples_in_docstrings(module: object) -> None:
     found = doctest.testmod(module)  # type: ignore[arg-type]
     assert found.attempted > 0
