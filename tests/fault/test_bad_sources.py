@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import os
@@ -32,6 +31,7 @@ from storage.errors import ManifestConflict, SourceError, TooManyRejects, Unsafe
 from storage.manifest import read_manifest
 from storage.objects import Objects
 from storage.schema import Reject, RejectReason
+from tests.mutations import mutated
 
 _REFS = "refcoco/refs(unc).p"
 
@@ -342,29 +342,6 @@ def test_an_image_that_changes_under_the_run_is_noticed(tmp_path: Path) -> None:
         curate_with(Slow(), config, Objects.open(tmp_path / "out"), NullProgress())
 
 
-_NASTY: tuple[object, ...] = (
-    None, True, -1, 0, 2**31, 2**63, 10**400, 1.5, float("nan"), float("inf"), "", " ", "\x00", "\ud800", "x" * 10_000,
-    "../..", "<region1>", "<region999999>", "[SEG]", [], [[]], [None], [[float("nan")] * 6], [[1e308] * 8], {},
-    {"size": [0, 0], "counts": ""}, {"size": [24, 32], "counts": [2**40]}, {"size": [64, 64], "counts": "\x7f" * 50},
-    {"size": [1e9, 1e9], "counts": [0]}, [[[[[[[[0]]]]]]]], b"bytes",
-)  # fmt: skip
-
-
-def _mutated(value: object, draw: random.Random) -> object:
-    """The value with one place in it replaced, removed or repeated."""
-    if isinstance(value, dict) and value and draw.random() < 0.85:
-        key = draw.choice(sorted(value))
-        if draw.random() < 0.15:
-            return {name: item for name, item in value.items() if name != key}
-        return value | {key: _mutated(value[key], draw)}
-    if isinstance(value, list) and value and draw.random() < 0.85:
-        place = draw.randrange(len(value))
-        if draw.random() < 0.15:
-            return [*value, value[place]]
-        return [*value[:place], _mutated(value[place], draw), *value[place + 1 :]]
-    return copy.deepcopy(draw.choice(_NASTY))
-
-
 @pytest.fixture(scope="module")
 def scenes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scenes")
@@ -409,7 +386,7 @@ def test_mutated_records_neither_crash_nor_vanish(tmp_path: Path, scenes_root: P
             rows = lists.get(key, [])
             for place in range(len(rows)):
                 if place == 0 or draw.random() < 0.6:
-                    rows[place] = _mutated(rows[place], draw)
+                    rows[place] = mutated(rows[place], draw)
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         data = pickle.dumps(content, protocol=3) if name.endswith(".p") else _json(content)
         (tmp_path / name).write_bytes(data)
