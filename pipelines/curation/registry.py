@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias, get_args
 from pydantic import Field, TypeAdapter
 
 from pipelines.curation.families.coco_panoptic import CocoPanopticSource
+from pipelines.curation.families.gcg import GcgSource
 from pipelines.curation.families.grefcoco import GRefCocoSource
 from pipelines.curation.families.image_text import ImageTextSource
 from pipelines.curation.families.llava import LlavaSource
@@ -17,12 +18,15 @@ from pipelines.curation.families.perbench import PerBenchSource
 from pipelines.curation.families.pix2cap import Pix2CapSource
 from pipelines.curation.families.reason_seg import ReasonSegSource
 from pipelines.curation.families.refcoco import RefCocoSource
+from pipelines.curation.families.region_caption import RegionCaptionSource
+from pipelines.curation.families.sam_captions import SamCaptionsSource
 from storage.errors import UnknownKind
 
 __all__ = ["SourceConfig", "check_kind", "known_kinds", "source_config"]
 
 SourceUnion: TypeAlias = (
     CocoPanopticSource  # COCO panoptic: instance, semantic and category use
+    | GcgSource  # grounded captions: RefCOCOg, GranDf, OpenPsg, Flickr
     | GRefCocoSource  # gRefCOCO
     | ImageTextSource  # pictures with captions in WebDataset shards
     | LlavaSource  # LLaVA-665k: conversations about whole pictures
@@ -32,6 +36,8 @@ SourceUnion: TypeAlias = (
     | Pix2CapSource  # Pix2Cap: panoptic segments with descriptions
     | ReasonSegSource  # ReasonSeg: implicit questions, LabelMe files
     | RefCocoSource  # RefCOCO, RefCOCO+, RefCOCOg
+    | RegionCaptionSource  # captions of RefCOCOg's regions
+    | SamCaptionsSource  # captions of objects in SA-1B pictures
 )
 SourceConfig = Annotated[SourceUnion, Field(discriminator="kind")]
 """A source of any known family; `kind` decides which."""

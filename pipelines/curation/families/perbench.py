@@ -6,16 +6,15 @@ Three files, each a list of rows with `image_name`; masks are RLE.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
-from pipelines.curation.families.base import Source, draft_or_reject, rejected
-from pipelines.curation.records import Draft, DraftRegion, RecordError, SourceImage
+from pipelines.curation.families.base import Source, draft_or_reject
+from pipelines.curation.families.object_captions import OBJECT_PROMPT, image_of, item_records, object_captions
+from pipelines.curation.records import Draft, DraftRegion, RecordError
 from pipelines.curation.steps.coco import checked_segmentation
-from pipelines.curation.steps.fields import mapping, sequence, shown, string
-from pipelines.curation.steps.images import coco_id_of
-from pipelines.curation.steps.paths import safe_join
+from pipelines.curation.steps.fields import mapping, shown, string
 from pipelines.curation.steps.source_files import SourceFiles
 from pipelines.curation.steps.texts import (
     SEG,
@@ -31,8 +30,6 @@ __all__ = ["PerBenchSource"]
 
 _FAMILY = "perbench"
 _OPTION = re.compile(r"(?:^|(?<=\s))\(?([A-H])[.):]\s+")
-_PROMPT = (VisualPrompt(kind=PromptKind.MASK, region=0),)
-_BuildItem = Callable[[str, str, dict[str, object], object], Draft]
 
 
 class PerBenchSource(Source):
@@ -65,37 +62,14 @@ class PerBenchSource(Source):
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """One record per caption, question and expression."""
         if self.detailed_caption is not None:
-            yield from self._items(self.detailed_caption, files, "object_annotations", self._caption)
+            yield from object_captions(self, _FAMILY, self.split, files, self.detailed_caption)
         if self.mcq is not None:
-            yield from self._items(self.mcq, files, "mcqs", self._question)
+            yield from item_records(_FAMILY, files, self.mcq, "mcqs", partial(self._question, self.mcq))
         if self.visual_text_res is not None:
             name = self.visual_text_res
             for row, value in enumerate(files.rows(name)):
                 locator = f"row={row}"
                 yield draft_or_reject(_FAMILY, name, locator, partial(self._expression, name, locator, value))
-
-    def _items(self, name: str, files: SourceFiles, key: str, build: _BuildItem) -> Iterator[Draft | Reject]:
-        """One record per entry of each row's list `key`, and one per row whose list can't be read."""
-        for row, value in enumerate(files.rows(name)):
-            locator = f"row={row}"
-            try:
-                record = mapping(value, "record")
-                items = sequence(record, key)
-                if not items:
-                    raise RecordError(RejectReason.ANNOTATION_MISSING, f"{key}: expected at least one, got none")
-            except RecordError as error:
-                yield rejected(_FAMILY, name, locator, error)
-                continue
-            for place, item in enumerate(items):
-                where = f"{locator}/{key}[{place}]"
-                yield draft_or_reject(_FAMILY, name, where, partial(build, name, where, record, item))
-
-    def _caption(self, name: str, locator: str, record: dict[str, object], item: object) -> Draft:
-        fields = mapping(item, "object")
-        caption = single_line(string(fields, "caption"))
-        turn = Turn(text=region_token(1), answer=required_text(caption, "caption"))
-        region = DraftRegion(segmentation=checked_segmentation(fields.get("segmentation")))
-        return self._draft(name, locator, Task.DESCRIPTION, record, (region,), _PROMPT, turn)
 
     def _question(self, name: str, locator: str, record: dict[str, object], item: object) -> Draft:
         fields = mapping(item, "mcq")
@@ -106,7 +80,7 @@ class PerBenchSource(Source):
         answer = single_line(string(fields, "answer"))
         turn = Turn(text=required_text(stem, "question"), answer=required_text(answer, "answer"), options=options)
         region = DraftRegion(segmentation=checked_segmentation(fields.get("object")))
-        return self._draft(name, locator, Task.MULTIPLE_CHOICE, record, (region,), _PROMPT, turn)
+        return self._draft(name, locator, Task.MULTIPLE_CHOICE, record, (region,), OBJECT_PROMPT, turn)
 
     def _expression(self, name: str, locator: str, value: object) -> Draft:
         record = mapping(value, "record")
@@ -137,12 +111,11 @@ class PerBenchSource(Source):
         prompts: tuple[VisualPrompt, ...],
         turn: Turn,
     ) -> Draft:
-        image_name = string(record, "image_name")
         return Draft(
             family=_FAMILY,
             task=task,
             split=self.split_name(self.split),
-            image=SourceImage(path=safe_join(self.images, image_name), coco_id=coco_id_of(image_name)),
+            image=image_of(record, self),
             regions=regions,
             prompts=prompts,
             turns=(turn,),

@@ -12,8 +12,8 @@ from storage.errors import UnknownKind, UsageError
 
 def test_known_kinds() -> None:
     assert known_kinds() == (
-        *("coco_panoptic", "grefcoco", "image_text", "llava", "muse"),
-        *("osprey", "perbench", "pix2cap", "reason_seg", "refcoco"),
+        *("coco_panoptic", "gcg", "grefcoco", "image_text", "llava", "muse", "osprey", "perbench", "pix2cap"),
+        *("reason_seg", "refcoco", "region_caption", "sam_captions"),
     )
     for kind in known_kinds():
         source = source_config({"kind": kind})
