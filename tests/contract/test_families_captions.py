@@ -8,9 +8,6 @@ from pathlib import Path
 from pipelines.curation.testing import Expected, FamilyContract, polygon_of, rle_of, write_picture
 from storage.schema import RejectReason, Task
 
-CAPTION_FAMILIES = {"gcg", "region_caption", "sam_captions"}
-"""Kinds whose suites are here."""
-
 _CUP = (2, 3, 12, 9)
 _MUG = (20, 4, 30, 20)
 _LEFT, _RIGHT, _BOTH = (4, 10, 8, 20), (8, 10, 14, 20), (4, 10, 14, 20)
