@@ -19,6 +19,7 @@ from storage.schema import Mask, RejectReason
 __all__ = [
     "MaskError",
     "area_px",
+    "areas_px",
     "box_xyxy_px",
     "decode_mask",
     "decode_masks",
@@ -35,6 +36,7 @@ _Points: TypeAlias = list[tuple[float, float]]
 _MAX_PIXELS = 2**31 - 1  # pycocotools counts pixels in 32 bits
 _MAX_COORDINATE = 1e15
 _FAR_PX = 10_000.0  # polygons that reach further out of the image are cut off there
+_AREAS_AT_ONCE = 255  # pycocotools 2.0.11 keeps the number of masks in 8 bits
 _MAX_DIGITS = 7  # base-32 digits of one count: 35 bits hold any difference of two 32-bit counts
 
 
@@ -115,6 +117,28 @@ def union(masks: Iterable[Mask]) -> Mask:
 def area_px(mask: Mask) -> int:
     """Number of pixels in the mask."""
     return int(_counts_of(mask)[1::2].sum())
+
+
+def areas_px(masks: Sequence[Mask]) -> npt.NDArray[np.int64]:
+    """Number of pixels in each of several masks that were checked before, in a hundredth of the time of `area_px`.
+
+    Only that is checked here which keeps pycocotools within its memory, and that an area fits its image.
+
+    Raises:
+        MaskError: the counts of one are malformed.
+    """
+    for mask in masks:
+        # A last digit that announces another one would lead the C code past the end.
+        if not mask.counts or (mask.counts[-1] - 48) & 0x20:
+            _counts_of(mask)
+    areas = [
+        coco.area([_to_coco(mask) for mask in masks[start : start + _AREAS_AT_ONCE]])
+        for start in range(0, len(masks), _AREAS_AT_ONCE)
+    ]
+    found = np.concatenate([np.zeros(0), *areas]).astype(np.int64)
+    for place in np.flatnonzero(found > np.array([mask.height * mask.width for mask in masks], np.int64)):
+        _counts_of(masks[int(place)])
+    return found
 
 
 def box_xyxy_px(mask: Mask) -> tuple[int, int, int, int] | None:

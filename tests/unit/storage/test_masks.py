@@ -11,7 +11,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from storage.masks import MaskError, area_px, box_xyxy_px, decode_mask, decode_masks, encode_mask, mask_from_coco, union
+from storage.masks import (
+    MaskError,
+    area_px,
+    areas_px,
+    box_xyxy_px,
+    decode_mask,
+    decode_masks,
+    encode_mask,
+    mask_from_coco,
+    union,
+)
 from storage.schema import Mask, RejectReason
 
 # pycocotools' decoder triggers it; ours doesn't call that decoder.
@@ -26,6 +36,21 @@ polygons = st.lists(
     min_size=1,
     max_size=3,
 )
+
+
+@given(st.lists(bitmaps, max_size=6), st.integers(1, 100))
+def test_areas_of_many_are_those_of_each(shapes: list[np.ndarray], times: int) -> None:
+    masks = [encode_mask(bitmap) for bitmap in shapes] * times
+    areas = areas_px(masks)
+    assert areas.dtype == np.int64
+    assert areas.tolist() == [area_px(mask) for mask in masks]
+
+
+@pytest.mark.parametrize("counts", [b"", b"T", b"4T", b"042", b"?~"])
+def test_areas_refuse_what_leads_out_of_memory_or_image(counts: bytes) -> None:
+    good = encode_mask(np.eye(3, dtype=np.bool_))
+    with pytest.raises(MaskError, match="mask_invalid"):
+        areas_px([good, Mask(1, 1, counts)])
 
 
 def _as_coco(mask: Mask) -> dict[str, object]:
