@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -13,15 +15,33 @@ from storage.errors import UsageError
 from storage.recipe import RecipeModel
 from storage.schema import Reject
 
-__all__ = ["Source", "draft_or_reject", "rejected"]
+__all__ = ["NOT_STATED", "Published", "Source", "draft_or_reject", "rejected"]
+
+NOT_STATED = "not stated"
+"""What a card says of a licence or a size that a publisher is silent about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What is publicly known of a family's files; a corpus's card shows it."""
+
+    url: str = NOT_STATED
+    """Where they are published."""
+    licence: str = NOT_STATED
+    """Licence of the annotations, as their publisher states it; pictures have licences of their own."""
+    size: str = NOT_STATED
+    """How much it is, in records, pictures or bytes."""
 
 
 class Source(RecipeModel, ABC):
     """A source of one family: a folder with files of its format.
 
     What a root holds is hashed, not where it lies: the same files elsewhere give the same corpus.
-    Each family adds its `kind`, by which the registry and recipes know it.
+    Each family adds its `kind`, by which the registry and recipes know it, and what is `published` of it.
     """
+
+    published: ClassVar[Published] = Published()
+    """Where the family comes from and under which licence."""
 
     root: str | None = Field(default=None, json_schema_extra={"hashed": False})
     """URL of the folder that the source's files are relative to; null: the root of the whole curation."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from pipelines.curation.families.base import Published
 from pipelines.curation.families.panoptic import PanopticSource, Picture, Segment
 from pipelines.curation.records import Draft, RecordError
 from storage.schema import Reject, RejectReason, Task, Turn
@@ -23,6 +24,12 @@ class CocoPanopticSource(PanopticSource):
     """Panoptic annotations of one COCO release and split."""
 
     family: ClassVar[str] = "coco_panoptic"
+    published: ClassVar[Published] = Published(
+        url="https://cocodataset.org/#download",
+        licence="CC BY 4.0",
+        size="118,287 pictures (train2017) and 5,000 (val2017); annotations 821 MB",
+    )
+
     kind: Literal["coco_panoptic"] = "coco_panoptic"
     """The family's module."""
     uses: tuple[Literal["instance", "semantic", "category"], ...] = ("instance", "semantic", "category")

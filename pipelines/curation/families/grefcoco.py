@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pipelines.curation.families.base import Source
+from pipelines.curation.families.base import Published, Source
 from pipelines.curation.families.references import referring_records
 from pipelines.curation.records import Draft, DraftRegion, RecordError
 from pipelines.curation.steps.coco import CocoIndex
@@ -20,6 +20,11 @@ _FAMILY = "grefcoco"
 
 class GRefCocoSource(Source):
     """gRefCOCO in the layout of its publishers: `grefs(unc).json` and `instances.json`."""
+
+    published: ClassVar[Published] = Published(
+        url="https://github.com/henghuiding/gRefCOCO",
+        size="278,232 expressions on 19,994 pictures",
+    )
 
     kind: Literal["grefcoco"] = "grefcoco"
     """The family's module."""

@@ -7,11 +7,11 @@ writes beside them (`json`) isn't used.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from pipelines.curation.families.base import Source, draft_or_reject
+from pipelines.curation.families.base import Published, Source, draft_or_reject
 from pipelines.curation.records import Draft, RecordError, SourceImage
 from pipelines.curation.steps.fields import mapping, sequence, shown, string
 from pipelines.curation.steps.source_files import SourceFiles
@@ -28,6 +28,9 @@ _CAPTION = "txt"
 
 class ImageTextSource(Source):
     """Shards of pictures and captions."""
+
+    # A format rather than a data set: the tool that writes it.
+    published: ClassVar[Published] = Published(url="https://github.com/rom1504/img2dataset")
 
     kind: Literal["image_text"] = "image_text"
     """The family's module."""

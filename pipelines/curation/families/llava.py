@@ -8,9 +8,9 @@ A record has `conversations` and, where it is about a picture, `image`: a path b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pipelines.curation.families.base import Source, draft_or_reject
+from pipelines.curation.families.base import Published, Source, draft_or_reject
 from pipelines.curation.records import Draft, RecordError, SourceImage
 from pipelines.curation.steps.conversations import conversation_turns
 from pipelines.curation.steps.fields import mapping, string
@@ -26,6 +26,12 @@ _FAMILY = "llava"
 
 class LlavaSource(Source):
     """Files in the form of LLaVA-665k."""
+
+    published: ClassVar[Published] = Published(
+        url="https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
+        licence="CC BY 4.0, and OpenAI's terms of use",
+        size="665,298 conversations; 1.03 GB",
+    )
 
     kind: Literal["llava"] = "llava"
     """The family's module."""

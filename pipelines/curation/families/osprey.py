@@ -8,9 +8,9 @@ one record; so is a whole conversation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pipelines.curation.families.base import Source, draft_or_reject, rejected
+from pipelines.curation.families.base import Published, Source, draft_or_reject, rejected
 from pipelines.curation.records import Draft, DraftRegion, RecordError, SourceImage
 from pipelines.curation.steps.coco import checked_segmentation
 from pipelines.curation.steps.conversations import conversation_turns
@@ -36,6 +36,12 @@ _RELEASE_PREFIX = "COCO_train2014_"
 
 class OspreySource(Source):
     """Files of Osprey-724k in either form."""
+
+    published: ClassVar[Published] = Published(
+        url="https://huggingface.co/datasets/AntGroup-MI/Osprey-724K",
+        licence="CC BY-NC 4.0",
+        size="about 724,000 descriptions and conversations; 519 MB",
+    )
 
     kind: Literal["osprey"] = "osprey"
     """The family's module."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pipelines.curation.families.base import Source, draft_or_reject
+from pipelines.curation.families.base import Published, Source, draft_or_reject
 from pipelines.curation.families.object_captions import OBJECT_PROMPT, image_of, item_records, object_captions
 from pipelines.curation.records import Draft, DraftRegion, RecordError
 from pipelines.curation.steps.coco import checked_segmentation
@@ -34,6 +34,8 @@ _OPTION = re.compile(r"(?:^|(?<=\s))\(?([A-H])[.):]\s+")
 
 class PerBenchSource(Source):
     """The three files of PerBench, or some of them."""
+
+    published: ClassVar[Published] = Published(url="https://arxiv.org/abs/2504.10465")
 
     kind: Literal["perbench"] = "perbench"
     """The family's module."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from pipelines.curation.families.base import Source
+from pipelines.curation.families.base import Published, Source
 from pipelines.curation.families.references import referring_records
 from pipelines.curation.records import Draft, DraftRegion
 from pipelines.curation.steps.coco import CocoIndex
@@ -23,6 +23,11 @@ class RefCocoSource(Source):
 
     Files: `<dataset>/refs(<split_by>).p` and `<dataset>/instances.json`.
     """
+
+    published: ClassVar[Published] = Published(
+        url="https://github.com/lichengunc/refer",
+        size="142,209 expressions on 19,994 pictures; RefCOCO+ 141,564 on 19,992; RefCOCOg (umd) 95,010 on 25,799",
+    )
 
     kind: Literal["refcoco"] = "refcoco"
     """The family's module."""
