@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar, cast
 
-from pipelines.curation.card import render_card
+from pipelines.curation.cards import CARD_NAME, card_files, write_card
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.drafts import ImageFile
 from pipelines.curation.intake import NamedFile, PartAccount, hash_files, named_files, parts_of, read_part, roots_of
@@ -32,7 +32,7 @@ from pipelines.curation.shards import ShardContext, ShardWork, make_shard, plan_
 from pipelines.progress import NullProgress, Progress
 from storage.errors import CorruptObject, LeakingCorpus, ManifestConflict, TooManyRejects
 from storage.keys import Json, content_key
-from storage.manifest import FileEntry, Manifest, publish, read_manifest
+from storage.manifest import Manifest, publish, read_manifest
 from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION, RejectReason
 
@@ -40,9 +40,6 @@ __all__ = ["CARD_NAME", "VERSION", "Here", "Workers", "curate_local", "curate_wi
 
 VERSION = 2
 """Raised whenever the same sources and configuration would give another corpus."""
-
-CARD_NAME = "README.md"
-"""Key of the card below the corpus's prefix."""
 
 _STAGE = "curation"
 _WORK = "work"
@@ -232,15 +229,14 @@ def _finish(sources: _Sources, output: Objects, total: ShardCounts, key: str, in
     if gate.gate != "off":
         check_sealed(output, [file.path for file in total.files], gate.training_splits, sources.evaluation_ids)
     facts = _facts(sources, records_in, total)
-    card = render_card(key, facts).encode()
-    output.create(CARD_NAME, card)
+    card = write_card(output, card_files(output, total.files, key, facts, sources.config.sources, inputs))
     manifest = Manifest(
         kind="corpus",
         key=key,
         schema_version=SCHEMA_VERSION,
         recipe=cast("dict[str, Json]", sources.config.hashed_fields()),
         inputs=dict(inputs),
-        files=(*total.files, FileEntry.of(CARD_NAME, card)),
+        files=(*total.files, *card),
         facts=facts,
     )
     _LOG.info("corpus %s: %d samples, %d rejects", output.url, total.samples.total(), total.rejects.total())
