@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.corpus_commands import corpus_app
 from jobs.feature_commands import features_app
 from jobs.pointing import InOrder, pointed_in_order
 from storage.errors import SailloftError
@@ -35,6 +36,7 @@ app = typer.Typer(
     "interrupted one continues.",
     epilog="Examples:  sailloft demo   |   sailloft run my.yaml training.num_steps=500 --dry-run",
 )
+app.add_typer(corpus_app, name="corpus")
 app.add_typer(features_app, name="features")
 
 RecipeArgument = Annotated[

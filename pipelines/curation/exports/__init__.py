@@ -1,0 +1,1 @@
+"""Exports of a corpus into layouts that other programs read; shard by shard, into a new folder."""
