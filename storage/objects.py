@@ -466,6 +466,10 @@ class Objects:
 
         Objects still being written are not among them. An absent folder holds nothing.
         """
+        yield from sorted(self.iterate(prefix), key=lambda info: info.key)
+
+    def iterate(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """As `list`, while the store answers and in its order, which for object stores is by key: none are gathered."""
         if self._location.scheme == "file" and not os.path.isdir(self._location.root):
             return
         if self._location.scheme in ("https", "http"):
@@ -473,15 +477,11 @@ class Objects:
         base = self._path(prefix.rstrip("/")) if prefix.rstrip("/") else self._location.prefix
         skip = len(self._location.prefix) + 1 if self._location.prefix else 0
         try:
-            stream = obstore.list(_store_of(self._location), prefix=base or None)
-            infos = [
-                ObjectInfo(meta["path"][skip:], meta["size"], meta["last_modified"].timestamp())
-                for chunk in stream
-                for meta in chunk
-            ]
+            for chunk in obstore.list(_store_of(self._location), prefix=base or None):
+                for meta in chunk:
+                    yield ObjectInfo(meta["path"][skip:], meta["size"], meta["last_modified"].timestamp())
         except (exceptions.BaseError, OSError, ValueError) as error:
             raise self.failure(error, prefix, "list") from None
-        yield from sorted(infos, key=lambda info: info.key)
 
     def _path(self, key: str) -> str:
         _check_key(key)

@@ -10,6 +10,7 @@ import json
 import pickle
 import random
 import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from pipelines.curation.config import CurationConfig
@@ -45,8 +48,10 @@ __all__ = [
     "rle_of",
     "write_coco",
     "write_panoptic",
+    "write_parquet_pictures",
     "write_picture",
     "write_shard",
+    "write_zip",
 ]
 
 _Item = TypeVar("_Item")
@@ -227,6 +232,23 @@ def write_shard(path: Path, members: Mapping[str, bytes | Path]) -> None:
             else:
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
+
+
+def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
+    """Writes a zip archive, every other member of it deflated."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, (name, content) in enumerate(members.items()):
+            # At one time, so that two archives of the same members have the same bytes.
+            archive.writestr(zipfile.ZipInfo(name), content, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number % 2])
+
+
+def write_parquet_pictures(path: Path, pictures: Mapping[str, bytes | None], row_group_size: int = 2) -> None:
+    """Writes pictures by name into Parquet, as Hugging Face's datasets do."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"bytes": content, "path": name} for name, content in pictures.items()]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array(rows, kind)}), path, row_group_size=row_group_size)
 
 
 def polygon_of(box: Box) -> list[list[float]]:

@@ -1,21 +1,24 @@
-"""File names of a source, kept inside its folder."""
+"""File names of a source, kept inside its folder, and what lies under them: files, and members of archives."""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 
 from pipelines.curation.records import RecordError
+from pipelines.curation.steps.archives import archive_paths, kept_archives
 from pipelines.curation.steps.fields import shown
+from pipelines.curation.steps.members import check_size
 from storage.errors import CorruptObject, ObjectNotFound
 from storage.objects import Objects
 from storage.schema import RejectReason
 
-__all__ = ["SourceFolder", "safe_join"]
+__all__ = ["FolderFile", "SourceFolder", "safe_join"]
 
 _MAX_NAME_BYTES = 255  # of one path segment, on every common file system
 
@@ -24,7 +27,8 @@ def safe_join(folder: str, name: str) -> str:
     """The path of `name` below `folder`, both relative to a source's root, with forward slashes.
 
     Raises:
-        RecordError: the name is empty, absolute, holds `..`, control characters, a backslash or a drive.
+        RecordError: the name is empty, absolute, holds `..`, control characters, a backslash or a drive, or is no
+            valid Unicode.
 
     >>> safe_join("images/train2014", "COCO_train2014_000000000154.jpg")
     'images/train2014/COCO_train2014_000000000154.jpg'
@@ -35,8 +39,8 @@ def safe_join(folder: str, name: str) -> str:
         or name.startswith(("/", "~"))
         or ":" in segments[0]
         or "\\" in name
+        or any(ord(character) < 32 or ord(character) == 127 or 0xD800 <= ord(character) < 0xE000 for character in name)
         or any(segment in ("", ".", "..") or len(segment.encode()) > _MAX_NAME_BYTES for segment in segments)
-        or any(ord(character) < 32 or ord(character) == 127 for character in name)
     )
     if unsafe:
         raise RecordError(
@@ -58,6 +62,11 @@ class SourceFolder:
     @property
     def _local(self) -> Path | None:
         return Objects.open(self.url).local_path
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return self._local is not None
 
     def exists(self) -> bool:
         """Whether the folder is there (object stores have none: always)."""
@@ -81,36 +90,52 @@ class SourceFolder:
     def names(self, folder: str) -> Iterator[str]:
         """Paths of all files below a folder of this one, sorted; hidden ones and links out of it are left out.
 
+        They come while the folders are read: no more is held than the names in one folder and those above it.
+
         Raises:
+            RecordError: a folder is absent, leads out of this one, or can't be read.
             InfrastructureError: the store can't be reached.
         """
+        folder = folder.strip("/")
         local = self._local
         if local is None:
-            prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
-            yield from sorted(info.key for info in Objects.open(self.url).list(prefix))
+            # Stores list by key.
+            yield from (info.key for info in Objects.open(self.url).iterate(folder))
             return
-        root = os.path.realpath(local)
-        found: list[str] = []
-        for parent, folders, names in os.walk(local / folder):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            for name in names:
-                path = os.path.join(parent, name)
-                if not name.startswith(".") and os.path.realpath(path).startswith(root + os.sep):
-                    found.append(Path(path).relative_to(local).as_posix())
-        yield from sorted(found)
+        try:
+            top = _resolved(local, folder)
+            yield from _walk(top, f"{folder}/" if folder else "", os.path.realpath(local))
+        except (FileNotFoundError, NotADirectoryError):
+            raise _absent(folder) from None
+        except OSError as error:
+            raise _unreadable(folder, error) from None
 
     def read(self, path: str, extent: tuple[int, ...] | None = None) -> bytes:
-        """The bytes of a file below the folder.
+        """The bytes of a file below the folder, or of a member of an archive there (see `archives`).
 
         Args:
-            path: of the file.
-            extent: offset and size in bytes of the part that is wanted; None: all of it.
+            path: of the file or member.
+            extent: offset and size in bytes of the part that is wanted of the file, or, where the path leads into an
+                archive, of the archive; None: all of the file or member.
 
         Raises:
-            RecordError: IMAGE_MISSING: no such file; PATH_UNSAFE: a link leads out of the folder;
-                IMAGE_UNREADABLE: it can't be opened, or ends before the part does.
+            RecordError: IMAGE_MISSING: no such file or member; PATH_UNSAFE: a link leads out of the folder, or a
+                member is a link; IMAGE_UNREADABLE: it can't be opened, ends before the part does, or is damaged or
+                encrypted in its archive; IMAGE_TOO_LARGE: a part or member beyond reason; FIELD_INVALID: a name
+                that several members have.
             InfrastructureError: the store can't be reached.
         """
+        for archive, member in archive_paths(path):
+            file = FolderFile(self, archive)
+            found = kept_archives.read(file, member) if extent is None else file.read_if_there(*extent)
+            if found is not None:
+                return found
+        return self.read_file(path, extent)
+
+    def read_file(self, path: str, extent: tuple[int, ...] | None = None) -> bytes:
+        """As `read`, of files alone."""
+        if extent is not None:
+            check_size(path, extent[1])
         local = self._local
         if local is None:
             try:
@@ -121,6 +146,97 @@ class SourceFolder:
             except CorruptObject as error:
                 raise RecordError(RejectReason.IMAGE_UNREADABLE, f"{path}: {error}") from error
         return _read_local(local, path, extent)
+
+    def stamp(self, path: str) -> tuple[int, ...] | None:
+        """What changes when a file does; None: there is no such file. Raises as `read` does."""
+        local = self._local
+        if local is None:
+            try:
+                return (Objects.open(self.url).size(path),)
+            except ObjectNotFound:
+                return None
+        try:
+            found = os.stat(_resolved(local, path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        return (found.st_size, found.st_mtime_ns, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+@dataclass(frozen=True)
+class FolderFile:
+    """One file of a source's folder, as archives read it."""
+
+    folder: SourceFolder
+    path: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it is known by in the process."""
+        return self.folder.url, self.path
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a look at its stamp is a request."""
+        return not self.folder.is_local
+
+    def stamp(self) -> tuple[int, ...] | None:
+        """Changes when the file does; None: there is no such file."""
+        return self.folder.stamp(self.path)
+
+    def open(self) -> BufferedIOBase:
+        """The file, to be closed; raises as `SourceFolder.open` does."""
+        return self.folder.open(self.path)
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes of it; raises as `SourceFolder.read` does."""
+        return self.folder.read_file(self.path, (start, size))
+
+    def read_if_there(self, start: int, size: int) -> bytes | None:
+        """As `read`; None: there is no such file."""
+        if not self.is_remote and self.stamp() is None:
+            return None
+        try:
+            return self.read(start, size)
+        except RecordError as error:
+            if error.reason is RejectReason.IMAGE_MISSING:
+                return None
+            raise
+
+
+def _walk(top: str, prefix: str, root: str) -> Iterator[str]:
+    """Paths of the files below a folder, in the order of a sort of all of them."""
+    waiting = [_entries(top, prefix, root)]
+    while waiting:
+        for path, below in waiting[-1]:
+            if below is None:
+                yield path
+            else:
+                waiting.append(_entries(below, path, root))
+                break
+        else:
+            waiting.pop()
+
+
+def _entries(folder: str, prefix: str, root: str) -> Iterator[tuple[str, str | None]]:
+    """Files, and folders with a slash at their end and where they are, of one folder."""
+    found: list[tuple[str, str | None]] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                found.append((f"{prefix}{entry.name}/", entry.path))
+            elif not entry.is_symlink() or _leads_to_file(entry.path, root):
+                found.append((f"{prefix}{entry.name}", None))
+    # By the path as it will stand: "a.jpg" comes before "a/b.jpg".
+    return iter(sorted(found))
+
+
+def _leads_to_file(link: str, root: str) -> bool:
+    target = os.path.realpath(link)
+    return target.startswith(root + os.sep) and os.path.isfile(target)
 
 
 def _read_local(folder: Path, path: str, extent: tuple[int, ...] | None) -> bytes:

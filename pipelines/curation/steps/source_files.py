@@ -8,9 +8,11 @@ from io import BufferedIOBase
 from typing import cast
 
 from pipelines.curation.records import RecordError
+from pipelines.curation.steps.archives import iterate_members
 from pipelines.curation.steps.fields import shown
 from pipelines.curation.steps.json_stream import NoElement, iterate_json, iterate_json_lines
-from pipelines.curation.steps.paths import SourceFolder, safe_join
+from pipelines.curation.steps.members import Member
+from pipelines.curation.steps.paths import FolderFile, SourceFolder, safe_join
 from pipelines.curation.steps.tables import iterate_parquet
 from pipelines.curation.steps.unpickle import load_plain_pickle
 from pipelines.curation.steps.webdataset import iterate_shard
@@ -116,8 +118,28 @@ class SourceFiles:
         return self.folder.read(safe_join("", name))
 
     def names(self, folder: str) -> Iterator[str]:
-        """Names, under the root, of all files below a folder, sorted."""
-        return self.folder.names(folder)
+        """Names, under the root, of all files below a folder, sorted; see `SourceFolder.names`.
+
+        Raises:
+            SourceError: the folder is absent, leads out of the root, or can't be read.
+            InfrastructureError: the store can't be reached.
+        """
+        try:
+            yield from self.folder.names(safe_join("", folder) if folder else "")
+        except RecordError as error:
+            raise self._unusable(folder, error) from None
+
+    def members(self, name: str) -> Iterator[Member]:
+        """The members of an archive of pictures, in its order; see `iterate_members`.
+
+        Raises:
+            SourceError: the archive is absent, damaged, or leads out of the folder.
+            InfrastructureError: the store can't be reached.
+        """
+        try:
+            yield from iterate_members(FolderFile(self.folder, safe_join("", name)))
+        except RecordError as error:
+            raise self._unusable(name, error) from None
 
     def open(self, name: str) -> BufferedIOBase:
         """A file, to be read from its beginning.
@@ -126,12 +148,16 @@ class SourceFiles:
             SourceError: it is absent, or leads out of the folder.
             InfrastructureError: the store can't be reached.
         """
-        url = self.folder.url
-        remedy = f"expected {', '.join(self.expected or (name,))} under {url}"
         if not self.folder.exists():
-            raise SourceError(f"{name}: the root {url} is absent; {remedy}")
+            raise SourceError(f"{name}: the root {self.folder.url} is absent; {self._remedy(name)}")
         try:
             return self.folder.open(safe_join("", name))
         except RecordError as error:
-            known = {RejectReason.IMAGE_MISSING: "absent", RejectReason.PATH_UNSAFE: "leads out of the source's folder"}
-            raise SourceError(f"{name}: {known.get(error.reason, error.detail)}; {remedy}") from None
+            raise self._unusable(name, error) from None
+
+    def _unusable(self, name: str, error: RecordError) -> SourceError:
+        known = {RejectReason.IMAGE_MISSING: "absent", RejectReason.PATH_UNSAFE: "leads out of the source's folder"}
+        return SourceError(f"{name}: {known.get(error.reason, error.detail)}; {self._remedy(name)}")
+
+    def _remedy(self, name: str) -> str:
+        return f"expected {', '.join(self.expected or (name,))} under {self.folder.url}"

@@ -6,17 +6,18 @@ they are: a record says where in the shard their bytes lie, and they are read fr
 
 from __future__ import annotations
 
-import os
 import re
 import tarfile
 from collections.abc import Iterator
 from io import BufferedIOBase
 
+from pipelines.curation.steps.tar_archive import escaped, iterate_headers
 from storage.errors import SourceError, UsageError
 
 __all__ = ["expand_shards", "iterate_shard"]
 
 _TEXTS = ("txt", "json")
+_MAX_TEXT_BYTES = 2**24
 _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 
 
@@ -49,37 +50,28 @@ def iterate_shard(file: BufferedIOBase, file_name: str) -> Iterator[object]:
 
     Yields:
         A mapping per key: `key`, and `members`, a list of mappings with `suffix` and either `data` (the bytes of
-        `txt` and `json`) or `extent` (offset and size in bytes of anything else).
+        `txt` and `json`) or `extent` (offset and size in bytes of anything else, and of texts beyond reason); neither
+        for a link.
 
     Raises:
-        SourceError: it is cut off, compressed, or no tar file.
+        SourceError: it is cut off, compressed, damaged, or no tar file.
     """
     records: dict[str, list[object]] = {}
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
-                if member.isdir():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                fields: dict[str, object] = {"suffix": suffix.lower()}
-                if member.isfile():
-                    if member.offset_data + member.size > size:
-                        raise tarfile.ReadError(f"{member.name} ends at byte {member.offset_data + member.size}")
-                    if suffix.lower() in _TEXTS:
-                        content = archive.extractfile(member)
-                        fields["data"] = content.read() if content is not None else b""
-                    else:
-                        fields["extent"] = (member.offset_data, member.size)
-                # Names needn't be Unicode; what isn't stands escaped, so that reports can be written.
-                key = (f"{folder}/{stem}" if folder else stem).encode(errors="backslashreplace").decode()
-                records.setdefault(key, []).append(fields)
+        for member in iterate_headers(file):
+            folder, _, name = member.name.rpartition("/")
+            stem, _, suffix = name.partition(".")
+            fields: dict[str, object] = {"suffix": suffix.lower()}
+            if member.isfile() and suffix.lower() in _TEXTS and member.size <= _MAX_TEXT_BYTES:
+                file.seek(member.offset_data)
+                fields["data"] = file.read(member.size)
+            elif member.isfile():
+                fields["extent"] = (member.offset_data, member.size)
+            records.setdefault(escaped(f"{folder}/{stem}" if folder else stem), []).append(fields)
     except tarfile.TarError as error:
         raise SourceError(
-            f"{file_name}: expected an uncompressed WebDataset shard (tar), got {size} bytes that can't be read "
-            f"as one ({error}); fetch the file again, or unpack its compression"
+            f"{file_name}: expected an uncompressed WebDataset shard (tar), got bytes that can't be read as one "
+            f"({error}); fetch the file again, or unpack its compression"
         ) from error
     for key, members in records.items():
         yield {"key": key, "members": members}

@@ -22,7 +22,7 @@ def test_plain_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "/a", "a/..", "..", "./a", "a//b", "a/", "a\\b", "s3://b/a", "~a", "a\nb", "ä" * 128]
+    "name", ["", "/a", "a/..", "..", "./a", "a//b", "a/", "a\\b", "s3://b/a", "~a", "a\nb", "ä" * 128, "\udcff"]
 )
 def test_names_that_are_refused(name: str) -> None:
     with pytest.raises(RecordError, match="path_unsafe: file name: expected a plain path below the source's folder"):
@@ -66,3 +66,36 @@ def test_an_object_store() -> None:
     assert folder.read("a/refs(unc).p") == b"1"
     with pytest.raises(RecordError, match="image_missing: b: no such file in the source"):
         folder.read("b")
+
+
+def test_names_of_a_folder_come_sorted_and_while_they_are_read(tmp_path: Path) -> None:
+    names = ["a.jpg", "a/1.jpg", "a/b/2.jpg", "a-b.jpg", "b/3.txt", "c.jpg"]
+    for name in [*names, ".hidden/4.jpg", "a/.5.jpg"]:
+        (tmp_path / "in/pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in/pictures" / name).write_bytes(b"1")
+    (tmp_path / "secret").write_bytes(b"2")
+    (tmp_path / "in/pictures/out.jpg").symlink_to(tmp_path / "secret")
+    (tmp_path / "in/pictures/link.jpg").symlink_to("a.jpg")
+    (tmp_path / "in/pictures/loop").symlink_to("..")
+    folder = SourceFolder(str(tmp_path / "in"))
+    expected = sorted(f"pictures/{name}" for name in [*names, "link.jpg"])
+    assert list(folder.names("pictures")) == list(folder.names("/pictures/")) == expected
+    assert list(folder.names("")) == expected
+    some = folder.names("pictures")
+    assert next(some) == "pictures/a-b.jpg"
+    (tmp_path / "in/pictures/a/1.jpg").unlink()  # its folder wasn't come to
+    assert "pictures/a/1.jpg" not in list(some)
+    (tmp_path / "in/elsewhere").symlink_to(tmp_path)
+    for name, reason in {"absent": RejectReason.IMAGE_MISSING, "elsewhere": RejectReason.PATH_UNSAFE}.items():
+        with pytest.raises(RecordError, match=f"{reason}: {name}: "):
+            list(folder.names(name))
+
+
+def test_names_of_an_object_store() -> None:
+    objects = Objects.open(f"memory://{uuid.uuid4().hex}/in")
+    for name in ("b/2.jpg", "b/1.jpg", "bc/3.jpg", "a.jpg"):
+        objects.create(name, b"1")
+    folder = SourceFolder(objects.url)
+    assert list(folder.names("")) == ["a.jpg", "b/1.jpg", "b/2.jpg", "bc/3.jpg"]
+    assert list(folder.names("b")) == ["b/1.jpg", "b/2.jpg"]
+    assert list(folder.names("absent")) == []
