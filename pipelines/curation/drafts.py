@@ -20,7 +20,15 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from pipelines.curation.records import CocoSegmentation, Draft, DraftRegion, PaintedShapes, PanopticSegment, SourceImage
+from pipelines.curation.records import (
+    CocoSegmentation,
+    Draft,
+    DraftRegion,
+    MaskFile,
+    PaintedShapes,
+    PanopticSegment,
+    SourceImage,
+)
 from storage.objects import Objects
 from storage.parquet_files import read_table
 from storage.schema import PromptKind, Task, Turn, VisualPrompt
@@ -215,8 +223,8 @@ def regions_from_json(text: str) -> tuple[DraftRegion, ...]:
     return tuple(_region(row) for row in json.loads(text))
 
 
-def _plain(segmentation: CocoSegmentation | PaintedShapes | PanopticSegment) -> object:
-    if isinstance(segmentation, PanopticSegment | PaintedShapes):
+def _plain(segmentation: CocoSegmentation | MaskFile | PaintedShapes | PanopticSegment) -> object:
+    if isinstance(segmentation, MaskFile | PaintedShapes | PanopticSegment):
         return asdict(segmentation)
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], bytes):
         return {"size": segmentation["size"], "bytes": segmentation["counts"].decode("latin-1")}
@@ -228,6 +236,8 @@ def _region(row: Sequence[Any]) -> DraftRegion:
     if isinstance(segmentation, dict):
         if "segment_id" in segmentation:
             segmentation = PanopticSegment(**segmentation)
+        elif "path" in segmentation:
+            segmentation = MaskFile(**segmentation)
         elif "targets" in segmentation:
             segmentation = PaintedShapes(
                 targets=tuple(map(tuple, segmentation["targets"])), ignored=tuple(map(tuple, segmentation["ignored"]))
@@ -247,8 +257,8 @@ def _prompt(row: _Json) -> VisualPrompt:
     )
 
 
-def _painted(draft: Draft) -> Iterator[PanopticSegment]:
-    """The segments of a draft that are painted in files of their own."""
+def _painted(draft: Draft) -> Iterator[MaskFile | PanopticSegment]:
+    """The masks of a draft that are painted in files of their own."""
     for region in draft.regions:
-        if isinstance(region.segmentation, PanopticSegment):
+        if isinstance(region.segmentation, MaskFile | PanopticSegment):
             yield region.segmentation

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +111,8 @@ def read_part(work: Objects, part: Part) -> PartAccount:
         digests[_LISTED] = content_key(cast(Json, listed))
     key = content_key({"source": cast(Json, source.hashed_fields()), "digests": dict(digests), "place": part.place})
     folder = f"read/{part.number:05d}-{key[:16]}"
+    if not digests:  # pictures in folders, which may have become more
+        folder += f"-{secrets.token_hex(4)}"
     written = _written(work, folder)
     if written is not None:
         return written

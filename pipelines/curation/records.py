@@ -11,6 +11,7 @@ __all__ = [
     "CocoSegmentation",
     "Draft",
     "DraftRegion",
+    "MaskFile",
     "PaintedShapes",
     "PanopticSegment",
     "RecordError",
@@ -41,6 +42,13 @@ class PanopticSegment:
     segment_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """A mask as a picture of its own (`path` from the source's root): inside is whatever isn't 0."""
+
+    path: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaintedShapes:
     """Polygons painted over each other, the largest first; the mask is what then shows of the targets.
@@ -57,7 +65,7 @@ class PaintedShapes:
 class DraftRegion:
     """A region whose mask is still in the source's own encoding."""
 
-    segmentation: CocoSegmentation | PaintedShapes | PanopticSegment
+    segmentation: CocoSegmentation | MaskFile | PaintedShapes | PanopticSegment
     category: str | None = None
     source_id: str | None = None
 
@@ -67,8 +75,10 @@ class SourceImage:
     """An image as a source names it: path from the image root, and its size in px if the source says it."""
 
     path: str
+    """Of a file, or through an archive to a member of it (see `steps.archives`)."""
     extent: tuple[int, int] | None = None
-    """Offset and size in bytes where it lies inside the file at `path`; None: it is the whole file."""
+    """Offset and size in bytes where it lies inside the file at `path`, or inside the archive that `path` leads
+    through; None: it is the whole file or member."""
     height: int | None = None
     width: int | None = None
     coco_id: int | None = None

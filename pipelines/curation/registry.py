@@ -9,8 +9,10 @@ from pydantic import Field, TypeAdapter
 
 from pipelines.curation.families.coco_panoptic import CocoPanopticSource
 from pipelines.curation.families.gcg import GcgSource
+from pipelines.curation.families.generic import GenericSource
 from pipelines.curation.families.grefcoco import GRefCocoSource
 from pipelines.curation.families.image_text import ImageTextSource
+from pipelines.curation.families.images import ImagesSource
 from pipelines.curation.families.llava import LlavaSource
 from pipelines.curation.families.muse import MuseSource
 from pipelines.curation.families.osprey import OspreySource
@@ -28,7 +30,9 @@ SourceUnion: TypeAlias = (
     CocoPanopticSource  # COCO panoptic: instance, semantic and category use
     | GcgSource  # grounded captions: RefCOCOg, GranDf, OpenPsg, Flickr
     | GRefCocoSource  # gRefCOCO
-    | ImageTextSource  # pictures with captions in WebDataset shards
+    | GenericSource  # users' own data (docs/own-data.md)
+    | ImageTextSource  # pictures with captions in WebDataset shards or Parquet
+    | ImagesSource  # pictures alone: folders, archives, single files
     | LlavaSource  # LLaVA-665k: conversations about whole pictures
     | MuseSource  # MUSE: questions that are answered with several masks
     | OspreySource  # Osprey-724k: detail descriptions and conversations

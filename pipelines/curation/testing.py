@@ -78,6 +78,8 @@ class FamilyContract:
 
     expected: Expected
     """What must come out of the source."""
+    folders: tuple[str, ...] = ()
+    """Folders of pictures that the source lists, besides its files."""
 
     def write_source(self, root: Path) -> dict[str, object]:
         """Writes the source below `root` and returns its configuration, `root` left out."""
@@ -158,7 +160,7 @@ class FamilyContract:
 
     def shuffle(self, root: Path, source: SourceUnion) -> None:
         """Brings the records of every source file below `root` into another order."""
-        for name in source.source_files():
+        for name in (*source.source_files(), *self.folders):
             _shuffle(root / name)
 
     def _source(self, tmp_path: Path) -> SourceUnion:
@@ -303,19 +305,37 @@ def _bytes_of(objects: Objects) -> dict[str, bytes]:
 
 
 def _shuffle(path: Path) -> None:
-    """Brings the records of a file into another order."""
+    """Brings the records of a file, or the files of a folder, into another order."""
     draw = random.Random(0)
-    if path.suffix == ".tar":
+    if path.is_dir():
+        files = [(file, file.read_bytes()) for file in sorted(path.rglob("*")) if file.is_file()]
+        for file, _ in files:
+            file.unlink()
+        for file, data in draw.sample(files, len(files)):
+            file.write_bytes(data)
+    elif path.suffix == ".tar":
         with tarfile.open(path) as archive:
             members = [(member, archive.extractfile(member) if member.isfile() else None) for member in archive]
             content = [(member, data.read() if data is not None else b"") for member, data in members]
         with tarfile.open(path, "w") as archive:
             for member, data in draw.sample(content, len(content)):
                 archive.addfile(member, io.BytesIO(data))
+    elif path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            packed = [(info, archive.read(info)) for info in archive.infolist()]
+        with zipfile.ZipFile(path, "w") as archive:
+            for info, data in draw.sample(packed, len(packed)):
+                archive.writestr(info, data)
+    elif path.suffix == ".parquet":
+        table = pq.read_table(path)
+        pq.write_table(table.take(draw.sample(range(table.num_rows), table.num_rows)), path, row_group_size=3)
+    elif path.suffix == ".jsonl":
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join(draw.sample(lines, len(lines))))
     elif path.suffix == ".p":
         rows = cast("list[object]", pickle.loads(path.read_bytes()))
         path.write_bytes(pickle.dumps(draw.sample(rows, len(rows))))
-    else:
+    elif path.suffix == ".json":
         content = cast("object", json.loads(path.read_text()))
         if isinstance(content, list):
             path.write_text(json.dumps(draw.sample(cast("list[object]", content), len(cast("list[object]", content)))))

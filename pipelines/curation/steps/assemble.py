@@ -98,6 +98,13 @@ def _left_to_right(regions: tuple[Region, ...]) -> tuple[Region, ...]:
 
 def _inside(prompt: VisualPrompt, image: ProbedImage) -> VisualPrompt:
     """The prompt, a box clipped to the picture; sources round boxes, so that they reach out of it by a pixel."""
+    for x, y in prompt.points_xy_px:
+        if not (0 <= x <= image.width and 0 <= y <= image.height):
+            raise RecordError(
+                RejectReason.MASK_OUTSIDE_IMAGE,
+                f"points_xy_px {[x, y]}: expected on the picture, which has {image.height} x {image.width} px; x goes "
+                "to the right and y down",
+            )
     if prompt.kind is not PromptKind.BOX:
         return prompt
     if prompt.box_xyxy_px is None:

@@ -16,10 +16,22 @@ from pipelines.curation.records import RecordError
 from storage.keys import bytes_key
 from storage.schema import RejectReason
 
-__all__ = ["MAX_IMAGE_PX", "ProbedImage", "coco_id_of", "decode_image", "difference_hash", "probe"]
+__all__ = [
+    "MAX_IMAGE_PX",
+    "PICTURE_SUFFIXES",
+    "ProbedImage",
+    "coco_id_of",
+    "decode_image",
+    "difference_hash",
+    "is_picture",
+    "probe",
+]
 
 MAX_IMAGE_PX = 89_478_485
 """Height x width beyond which Pillow itself refuses an image."""
+
+PICTURE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")
+"""Ends of names of the formats that are decoded."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 # What Pillow's decoders raise on damaged files, by reading and by fuzzing; OSError includes UnidentifiedImageError.
@@ -125,6 +137,18 @@ def probe(data: bytes, max_image_px: int, name: str, image_id: str | None = None
         difference_hash=difference_hash(grey),
         thumbnail=grey.resize((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.BOX).tobytes(),
     )
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file of that name is taken for a picture: by its suffix, and not hidden anywhere on its path.
+
+    >>> is_picture("a/B.JPG"), is_picture("a/.b.jpg"), is_picture("__MACOSX/a/b.jpg"), is_picture("Thumbs.db")
+    (True, False, False, False)
+    """
+    # Dots alone hide nothing: they lead elsewhere.
+    segments = name.split("/")
+    is_hidden = any(segment == "__MACOSX" or (segment.startswith(".") and segment.strip(".")) for segment in segments)
+    return not is_hidden and name.rpartition(".")[2].lower() in PICTURE_SUFFIXES
 
 
 def coco_id_of(file_name: str) -> int | None:

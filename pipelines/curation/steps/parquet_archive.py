@@ -27,7 +27,7 @@ from pipelines.curation.records import RecordError
 from pipelines.curation.steps.members import ArchiveFile, Member, MemberIndex, check_size
 from storage.schema import RejectReason
 
-__all__ = ["ParquetArchive", "PictureColumns", "iterate_parquet_pictures", "picture_columns", "picture_rows"]
+__all__ = ["ParquetArchive", "PictureColumns", "holds_pictures", "iterate_parquet_pictures", "picture_columns"]
 
 _BYTES = ("image_bytes", "bytes", "jpg", "png", "webp", "image")
 _NAMES = ("path", "file_name", "image_id", "key")
@@ -71,6 +71,14 @@ def picture_columns(schema: pa.Schema) -> PictureColumns | None:
         return PictureColumns(f"{struct}.bytes", tuple(names))
     found = next((name for name in _BYTES if name in schema.names and _is_binary(schema.field(name).type)), None)
     return None if found is None else PictureColumns(found, tuple(names))
+
+
+def holds_pictures(file: BufferedIOBase, path: str) -> bool:
+    """Whether a Parquet file has a column of pictures; raises RecordError where it can't be read."""
+    try:
+        return picture_columns(pq.ParquetFile(file).schema_arrow) is not None
+    except _DAMAGED as error:
+        raise _damaged(path, error) from None
 
 
 class ParquetArchive:
@@ -163,36 +171,6 @@ def iterate_parquet_pictures(file: ArchiveFile) -> Iterator[Member]:
     index = MemberIndex(file.path, names)
     for row, name in enumerate(names):
         yield Member(name if name is not None and index.is_unique(name) else f"row={row}", f"row={row}")
-
-
-def picture_rows(file: BufferedIOBase, file_name: str, fields: tuple[str, ...]) -> tuple[bool, Iterator[object]]:
-    """Some fields of the rows of a Parquet file, without its pictures.
-
-    Args:
-        file: seekable; it must stay open while rows are taken.
-        file_name: how messages name it.
-        fields: columns that are wanted; those that aren't there are left out.
-
-    Returns:
-        Whether the file holds pictures, and its rows as mappings.
-
-    Raises:
-        RecordError: IMAGE_UNREADABLE: it is cut off, damaged, or no Parquet file; while rows are taken, too.
-    """
-    try:
-        parquet = pq.ParquetFile(file)
-        schema = parquet.schema_arrow
-    except _DAMAGED as error:
-        raise _damaged(file_name, error) from None
-
-    def rows() -> Iterator[object]:
-        try:
-            for batch in parquet.iter_batches(_NAME_ROWS, columns=[name for name in fields if name in schema.names]):
-                yield from batch.to_pylist()
-        except _DAMAGED as error:
-            raise _damaged(file_name, error) from None
-
-    return picture_columns(schema) is not None, rows()
 
 
 def _opened(file: BufferedIOBase, path: str) -> tuple[pq.FileMetaData, PictureColumns, list[str | None]]:

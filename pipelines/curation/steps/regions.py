@@ -7,14 +7,22 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from pipelines.curation.records import CocoSegmentation, DraftRegion, PaintedShapes, PanopticSegment, RecordError
+from pipelines.curation.records import (
+    CocoSegmentation,
+    DraftRegion,
+    MaskFile,
+    PaintedShapes,
+    PanopticSegment,
+    RecordError,
+)
 from pipelines.curation.steps.images import decode_image
 from pipelines.curation.steps.painting import painted_mask
-from storage.masks import MaskError, mask_from_coco
+from storage.masks import MaskError, encode_mask, mask_from_coco
 from storage.schema import Mask, Region, RejectReason
 
-__all__ = ["MaskReader", "panoptic_ids", "panoptic_masks"]
+__all__ = ["MaskReader", "painted_inside", "panoptic_ids", "panoptic_masks"]
 
 
 def panoptic_ids(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
@@ -51,14 +59,25 @@ def panoptic_masks(ids: npt.NDArray[np.int32]) -> dict[int, Mask]:
     return masks
 
 
+def painted_inside(image: Image.Image) -> npt.NDArray[np.bool_]:
+    """The pixels, bool (height, width), of a painted mask that aren't 0.
+
+    Of a palette the indices count, of colours any channel; how opaque a pixel is doesn't.
+    """
+    if "A" in image.getbands():
+        image = image.convert("RGB" if len(image.getbands()) > 2 else "L")
+    values = np.asarray(image)
+    return (values != 0).any(axis=-1) if values.ndim == 3 else values != 0
+
+
 class MaskReader:
     """Makes the masks of one picture.
 
     Args:
         height: of the picture, px.
         width: of the picture, px.
-        read: gives the bytes of a file of the region's source (a panoptic PNG) by its path; raises RecordError.
-        max_image_px: largest panoptic PNG that is decoded.
+        read: gives the bytes of a file of the region's source (a painted mask) by its path; raises RecordError.
+        max_image_px: largest painted mask that is decoded.
     """
 
     def __init__(self, height: int, width: int, read: Callable[[str], bytes], max_image_px: int) -> None:
@@ -67,6 +86,7 @@ class MaskReader:
         self._max_image_px = max_image_px
         self._masks: dict[bytes, Mask | RecordError] = {}
         self._panoptic: dict[str, dict[int, Mask] | RecordError] = {}
+        self._painted: dict[str, Mask | RecordError] = {}
 
     def region(self, draft: DraftRegion) -> Region:
         """The region with its mask.
@@ -76,6 +96,8 @@ class MaskReader:
         """
         if isinstance(draft.segmentation, PanopticSegment):
             mask = self._segment(draft.segmentation)
+        elif isinstance(draft.segmentation, MaskFile):
+            mask = self._mask_file(draft.segmentation.path)
         else:
             mask = self._encoded(draft.segmentation, draft.source_id)
         return Region(mask=mask, category=draft.category, source_id=draft.source_id)
@@ -117,10 +139,31 @@ class MaskReader:
         return masks[segment.segment_id]
 
     def _panoptic_masks(self, path: str) -> dict[int, Mask]:
+        return panoptic_masks(panoptic_ids(np.asarray(self._picture(path).convert("RGB"))))
+
+    def _mask_file(self, path: str) -> Mask:
+        mask = self._painted.get(path)
+        if mask is None:
+            try:
+                image = self._picture(path)
+                if image.format != "PNG":  # other formats may be lossy, and nothing in them is quite 0
+                    raise RecordError(RejectReason.MASK_INVALID, f"{path}: expected a PNG, got {image.format}")
+                inside = painted_inside(image)
+                if not inside.any():
+                    raise RecordError(RejectReason.MASK_EMPTY, f"{path}: expected pixels that aren't 0, got none")
+                mask = encode_mask(inside)
+            except RecordError as error:
+                mask = error
+            self._painted[path] = mask
+        if isinstance(mask, RecordError):
+            raise RecordError(mask.reason, mask.detail)
+        return mask
+
+    def _picture(self, path: str) -> Image.Image:
         image = decode_image(self._read(path), self._max_image_px, path)
         if (image.height, image.width) != (self._height, self._width):
             raise RecordError(
                 RejectReason.IMAGE_SIZE_MISMATCH,
                 f"{path}: expected {self._height} x {self._width} px as its image, got {image.height} x {image.width}",
             )
-        return panoptic_masks(panoptic_ids(np.asarray(image.convert("RGB"))))
+        return image

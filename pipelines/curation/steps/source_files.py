@@ -12,6 +12,7 @@ from pipelines.curation.steps.archives import iterate_members
 from pipelines.curation.steps.fields import shown
 from pipelines.curation.steps.json_stream import NoElement, iterate_json, iterate_json_lines
 from pipelines.curation.steps.members import Member
+from pipelines.curation.steps.parquet_archive import holds_pictures
 from pipelines.curation.steps.paths import FolderFile, SourceFolder, safe_join
 from pipelines.curation.steps.tables import iterate_parquet
 from pipelines.curation.steps.unpickle import load_plain_pickle
@@ -107,6 +108,19 @@ class SourceFiles:
             if name.endswith(_PICKLES):  # decoded as a whole anyway
                 self._whole[name] = rows = list(rows)
             yield from rows
+
+    def columns(self, name: str, *columns: str) -> Iterator[object]:
+        """The records of a Parquet file, of these columns alone; see `iterate_parquet`."""
+        with self.open(name) as file:
+            yield from iterate_parquet(file, name, columns)
+
+    def holds_pictures(self, name: str) -> bool:
+        """Whether a Parquet file has a column of pictures; raises SourceError and InfrastructureError."""
+        with self.open(name) as file:
+            try:
+                return holds_pictures(file, name)
+            except RecordError as error:
+                raise SourceError(error.detail) from None
 
     def tables(self, name: str, *lists: str, wanted: Collection[str] | None = None) -> Iterator[tuple[str, object]]:
         """The records of the named lists of a COCO file, each with its list; see `iterate_tables`."""

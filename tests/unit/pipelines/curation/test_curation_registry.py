@@ -12,12 +12,12 @@ from storage.errors import UnknownKind, UsageError
 
 def test_known_kinds() -> None:
     assert known_kinds() == (
-        *("coco_panoptic", "gcg", "grefcoco", "image_text", "llava", "muse", "osprey", "perbench", "pix2cap"),
-        *("reason_seg", "refcoco", "region_caption", "sam_captions"),
+        *("coco_panoptic", "gcg", "generic", "grefcoco", "image_text", "images", "llava", "muse", "osprey", "perbench"),
+        *("pix2cap", "reason_seg", "refcoco", "region_caption", "sam_captions"),
     )
     for kind in known_kinds():
         source = source_config({"kind": kind})
-        assert source.source_files() or kind == "reason_seg"  # whose files only a listing tells
+        assert source.source_files() or kind in ("reason_seg", "images")  # whose files only a listing tells
         assert type(source).__doc__
 
 
@@ -37,6 +37,8 @@ def test_an_unknown_kind_lists_the_known_ones() -> None:
         ({"kind": "coco_panoptic", "uses": ["boxes"]}, "'instance', 'semantic' or 'category'"),
         ({"kind": "pix2cap", "uses": ["instance"]}, "'segmentation' or 'visual_prompt'"),
         ({"kind": "reason_seg", "folders": {}}, "at least 1 item"),
+        ({"kind": "generic", "rows": ["rows.csv"]}, r"rows\.csv: expected a file whose name ends with \.jsonl"),
+        ({"kind": "images", "image_root": "/a"}, "image_root: expected null, pictures lie under the root"),
     ],
 )
 def test_wrong_fields_are_named(source: dict[str, object], message: str) -> None:

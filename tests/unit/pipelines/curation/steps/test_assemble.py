@@ -180,3 +180,29 @@ def test_a_reject_leads_back_to_its_record() -> None:
     reject = reject_of(_draft(), RecordError(RejectReason.TEXT_EMPTY, "nothing"))
     assert (reject.family, reject.source_file, reject.locator) == ("refcoco", "refs.p", "ref_id=1/sent_id=2")
     assert (reject.reason, reject.detail) == (RejectReason.TEXT_EMPTY, "nothing")
+
+
+def test_a_picture_alone_is_a_sample() -> None:
+    sample = _assembled(_draft(task=Task.UNLABELLED, regions=(), turns=()))
+    assert (sample.task, sample.turns, sample.regions) == (Task.UNLABELLED, (), ())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_inside"),
+    [
+        (VisualPrompt(kind=PromptKind.BOX, box_xyxy_px=(-5.0, -5.0, 0.5, 0.5)), True),
+        (VisualPrompt(kind=PromptKind.BOX, box_xyxy_px=(29.5, 19.5, 99.0, 99.0)), True),
+        (VisualPrompt(kind=PromptKind.BOX, box_xyxy_px=(30.0, 0.0, 40.0, 9.0)), False),
+        (VisualPrompt(kind=PromptKind.BOX, box_xyxy_px=(-5.0, 0.0, 0.0, 9.0)), False),
+        (VisualPrompt(kind=PromptKind.POINT, points_xy_px=((30.0, 20.0),)), True),
+        (VisualPrompt(kind=PromptKind.POINT, points_xy_px=((30.5, 20.0),)), False),
+        (VisualPrompt(kind=PromptKind.SCRIBBLE, points_xy_px=((0.0, 0.0), (1e9, 1e9))), False),
+    ],
+)
+def test_prompts_lie_on_the_picture(prompt: VisualPrompt, is_inside: bool) -> None:
+    draft = _draft(task=Task.DESCRIPTION, regions=(), prompts=(prompt,), turns=(Turn(text="<region1>", answer="cup"),))
+    if is_inside:
+        assert prompt_mask(_assembled(draft).prompts[0], (), 20, 30).any()
+    else:
+        with pytest.raises(RecordError, match=r"mask_outside_image: .*_px \[.*\]: expected on the picture, .* 20 x 30"):
+            _assembled(draft)

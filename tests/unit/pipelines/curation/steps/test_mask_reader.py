@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.curation.records import DraftRegion, PanopticSegment, RecordError
+from pipelines.curation.records import DraftRegion, MaskFile, PanopticSegment, RecordError
 from pipelines.curation.steps.regions import MaskReader, panoptic_ids, panoptic_masks
 from storage.masks import decode_mask, encode_mask
 from storage.schema import RejectReason
@@ -99,3 +99,59 @@ def test_a_mask_that_does_not_fit_is_named() -> None:
     other = DraftRegion(segmentation={"size": [6, 4], "counts": [24]}, source_id="13")
     with pytest.raises(RecordError, match=r"mask_invalid: region 13: .*\[4, 6\]"):
         reader.region(other)
+
+
+def _painted(mode: str) -> Image.Image:
+    """A mask of the pixels (y, x) with y = 1 or 2 and x from 2 to 4, painted in one of Pillow's modes."""
+    inside = np.zeros((4, 6), np.bool_)
+    inside[1:3, 2:5] = True
+    if mode == "transparent":  # white strokes on nothing
+        pixels = np.zeros((4, 6, 4), np.uint8)
+        pixels[inside] = 255
+        return Image.fromarray(pixels)
+    if mode == "opaque":  # a blue object on black
+        pixels = np.zeros((4, 6, 4), np.uint8)
+        pixels[..., 3] = 255
+        pixels[inside, 2] = 1
+        return Image.fromarray(pixels)
+    if mode == "I;16":
+        return Image.fromarray(inside.astype(np.uint16) * 256)
+    image = Image.fromarray(inside.astype(np.uint8) * 255)
+    if mode == "P":  # the indices count, whatever colour they stand for
+        indices = Image.fromarray(inside.astype(np.uint8), "L").convert("P")
+        indices.putpalette([255, 255, 255, 0, 0, 0])
+        return indices
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "I;16", "transparent", "opaque"])
+def test_a_painted_mask_is_whatever_is_not_0(mode: str) -> None:
+    sink = io.BytesIO()
+    _painted(mode).save(sink, "PNG")
+    num_reads: list[str] = []
+
+    def read(path: str) -> bytes:
+        num_reads.append(path)
+        return sink.getvalue()
+
+    reader = MaskReader(4, 6, read, 100)
+    for _ in range(2):
+        region = reader.region(DraftRegion(segmentation=MaskFile("masks/a.png"), source_id="7"))
+        assert np.argwhere(decode_mask(region.mask)).tolist() == [[y, x] for y in (1, 2) for x in (2, 3, 4)]
+    assert num_reads == ["masks/a.png"]
+
+
+def test_a_painted_mask_that_does_not_fit_is_named() -> None:
+    sink = io.BytesIO()
+    Image.new("L", (6, 4)).save(sink, "PNG")
+    region = DraftRegion(segmentation=MaskFile("a.png"))
+    with pytest.raises(RecordError, match=r"mask_empty: a\.png: expected pixels that aren't 0, got none"):
+        MaskReader(4, 6, lambda path: sink.getvalue(), 100).region(region)
+    with pytest.raises(RecordError, match=r"image_size_mismatch: a\.png: expected 4 x 5 px as its image, got 4 x 6"):
+        MaskReader(4, 5, lambda path: sink.getvalue(), 100).region(region)
+    jpeg = io.BytesIO()
+    Image.new("L", (6, 4)).save(jpeg, "JPEG")
+    with pytest.raises(RecordError, match=r"mask_invalid: a\.png: expected a PNG, got JPEG"):
+        MaskReader(4, 6, lambda path: jpeg.getvalue(), 100).region(region)
+    with pytest.raises(RecordError, match=r"image_unreadable: a\.png: 4 bytes that are none of JPEG"):
+        MaskReader(4, 5, lambda path: b"text", 100).region(region)

@@ -53,3 +53,11 @@ def test_ranges_are_checked() -> None:
     assert expand_shards("{0..1}/{08..10}.tar")[:4] == ("0/08.tar", "0/09.tar", "0/10.tar", "1/08.tar")
     with pytest.raises(UsageError, match="ends before it begins"):
         expand_shards("{3..1}.tar")
+
+
+def test_a_damaged_header_between_records_is_named_and_loses_none(tmp_path: Path) -> None:
+    write_shard(tmp_path / "0.tar", {"a.txt": b"one", "b.txt": b"two", "c.txt": b"three"})
+    data = bytearray((tmp_path / "0.tar").read_bytes())
+    data[1024] ^= 1
+    with pytest.raises(SourceError, match=r"0\.tar: expected .* \(a damaged header at byte 1024; it has 10240 bytes\)"):
+        list(iterate_shard(io.BytesIO(data), "0.tar"))
