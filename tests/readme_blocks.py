@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/student.md", "docs/teachers.md", "docs/features.md", "docs/training.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/corpora.md",
+    "docs/student.md",
+    "docs/teachers.md",
+    "docs/features.md",
+    "docs/training.md",
+)
 BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>run|not run: [^\n]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,

@@ -28,6 +28,7 @@ from pipelines.curation.corpora import CARD_NAME, curate_local, curate_with
 from pipelines.curation.records import Draft
 from pipelines.curation.registry import SourceUnion, source_config
 from pipelines.curation.steps.assemble import sample_key
+from pipelines.curation.steps.filters import FilterConfig
 from pipelines.curation.steps.paths import SourceFolder
 from pipelines.curation.steps.source_files import SourceFiles
 from pipelines.progress import NullProgress
@@ -176,7 +177,14 @@ class FamilyContract:
         return list(source.records(self._files(source)))
 
     def _config(self, tmp_path: Path, images_per_shard: int) -> CurationConfig:
-        return CurationConfig(sources=(self._source(tmp_path),), max_reject_share=1, images_per_shard=images_per_shard)
+        # What is filtered is the recipe's business, not the family's.
+        unfiltered = FilterConfig(near_duplicate_expressions=False, near_duplicate_images=False)
+        return CurationConfig(
+            sources=(self._source(tmp_path),),
+            max_reject_share=1,
+            images_per_shard=images_per_shard,
+            filters=unfiltered,
+        )
 
     def _curated(self, tmp_path: Path) -> Corpus:
         output = Objects.open(tmp_path / "corpus")

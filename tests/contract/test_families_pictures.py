@@ -326,7 +326,10 @@ def _write_mask(path: Path, box: tuple[int, int, int, int], value: int, height: 
 
 
 def _curated(root: Path, *sources: dict[str, object]) -> Corpus:
-    config = CurationConfig.model_validate({"root": str(root), "sources": sources, "max_reject_share": 1})
+    filters = {"near_duplicate_expressions": False}
+    config = CurationConfig.model_validate(
+        {"root": str(root), "sources": sources, "max_reject_share": 1, "filters": filters}
+    )
     output = Objects.open(root.parent / "out")
     curate_local(config, output, NullProgress())
     return Corpus.open(output)

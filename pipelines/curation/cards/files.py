@@ -120,7 +120,7 @@ def _read_images(output: Objects, files: Sequence[FileEntry], candidates: Iterab
             wanted.setdefault(candidate.shard, set()).add(candidate.sample.image_id)
     found: dict[str, bytes] = {}
     for name, shard in corpus_shards(output, files):
-        for image in shard.read_images(sorted(wanted.get(name, ()))):
+        for image in shard.read_images(sorted(wanted[name])) if name in wanted else ():
             if image.data is None:
                 raise DataError(f"{output.url}: image {image.image_id}: expected its bytes, the corpus has none")
             found[image.image_id] = image.data

@@ -98,7 +98,9 @@ def _paste(sheet: Image.Image, draw: ImageDraw.ImageDraw, cell: _Cell, x: int, y
 
 def _cell(sample: Sample, images: Mapping[str, bytes]) -> _Cell:
     picture = None if sample.image_id is None else _picture(sample, images[sample.image_id])
-    lines = [(f"{sample.task}, {sample.split}", _NOTE_PX, GREY)]
+    is_without = bool(sample.turns) and () in sample.turns[0].targets
+    note = f"{sample.task}, {sample.split}{', no target' if is_without else ''}"
+    lines = [(note, _NOTE_PX, GREY)]
     if sample.turns:
         turn = sample.turns[0]
         words = [(turn.text, INK), (" / ".join(turn.options), GREY), (turn.answer or "", ACCENT)]
