@@ -25,6 +25,7 @@ from PIL import Image
 
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import CARD_NAME, curate_local, curate_with
+from pipelines.curation.leakage import LeakageConfig
 from pipelines.curation.records import Draft
 from pipelines.curation.registry import SourceUnion, source_config
 from pipelines.curation.steps.assemble import sample_key
@@ -177,13 +178,14 @@ class FamilyContract:
         return list(source.records(self._files(source)))
 
     def _config(self, tmp_path: Path, images_per_shard: int) -> CurationConfig:
-        # What is filtered is the recipe's business, not the family's.
+        # What is left out is the recipe's business, not the family's.
         unfiltered = FilterConfig(near_duplicate_expressions=False, near_duplicate_images=False)
         return CurationConfig(
             sources=(self._source(tmp_path),),
             max_reject_share=1,
             images_per_shard=images_per_shard,
             filters=unfiltered,
+            leakage=LeakageConfig(gate="off"),
         )
 
     def _curated(self, tmp_path: Path) -> Corpus:

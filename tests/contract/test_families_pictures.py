@@ -15,6 +15,7 @@ from PIL import Image
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curate_local
 from pipelines.curation.registry import source_config
+from pipelines.curation.steps.filters import FilterConfig
 from pipelines.curation.steps.paths import SourceFolder
 from pipelines.curation.steps.source_files import SourceFiles
 from pipelines.curation.testing import (
@@ -326,10 +327,9 @@ def _write_mask(path: Path, box: tuple[int, int, int, int], value: int, height: 
 
 
 def _curated(root: Path, *sources: dict[str, object]) -> Corpus:
-    filters = {"near_duplicate_expressions": False}
     config = CurationConfig.model_validate(
-        {"root": str(root), "sources": sources, "max_reject_share": 1, "filters": filters}
-    )
+        {"root": str(root), "sources": sources, "max_reject_share": 1, "leakage": {"gate": "off"}}
+    ).model_copy(update={"filters": FilterConfig(near_duplicate_expressions=False)})
     output = Objects.open(root.parent / "out")
     curate_local(config, output, NullProgress())
     return Corpus.open(output)
