@@ -19,6 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
     "README.md",
+    "docs/curation.md",
+    "docs/own-data.md",
     "docs/corpora.md",
     "docs/student.md",
     "docs/teachers.md",

@@ -48,7 +48,7 @@ class Source(RecipeModel, ABC):
     image_root: str | None = Field(default=None, json_schema_extra={"hashed": False})
     """URL of the folder that `images` is relative to; null: the source's root."""
     images: str = "images/train2014"
-    """Folder of the images under `image_root`; empty: `image_root` itself."""
+    """Folder of the images under `image_root`, or an archive that holds them; empty: `image_root` itself."""
     relabel_splits: dict[str, str] = Field(default_factory=dict[str, str])
     """Splits that are given another name, such as `testA: train`; the corpus's card says so."""
 

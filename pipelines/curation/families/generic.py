@@ -35,7 +35,7 @@ from pipelines.curation.steps.texts import expression, region_token, required_te
 from pipelines.curation.steps.webdataset import expand_shards
 from storage.schema import Reject, RejectReason, Task, Turn, VisualPrompt
 
-__all__ = ["GenericSource"]
+__all__ = ["GenericSource", "known_row_fields"]
 
 _SUFFIXES = (".jsonl", ".json", ".parquet")
 _QUESTIONS = (Task.REASONING, Task.CONVERSATION, Task.MULTIPLE_CHOICE, Task.VISUAL_TEXT_REFERRING)
@@ -70,7 +70,7 @@ class GenericSource(Source):
     kind: Literal["generic"] = "generic"
     """The family's module."""
     images: str = ""
-    """Folder of the images under `image_root`; empty: `image_root` itself."""
+    """Folder of the images under `image_root`, or an archive that holds them; empty: `image_root` itself."""
     rows: tuple[str, ...] = Field(default=("rows.jsonl",), min_length=1)
     """Files of rows under the root: `.jsonl`, `.json` (a list) or `.parquet`; `{00000..00099}` stands for a range of
     numbers, as in WebDataset."""
@@ -120,6 +120,11 @@ class GenericSource(Source):
             source_file=name,
             locator=locator,
         )
+
+
+def known_row_fields() -> set[str]:
+    """Every field that a row may have."""
+    return set(_FIELDS)
 
 
 def _subject(record: dict[str, object]) -> str:

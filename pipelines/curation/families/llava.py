@@ -36,7 +36,7 @@ class LlavaSource(Source):
     kind: Literal["llava"] = "llava"
     """The family's module."""
     images: str = ""
-    """Folder of the images under `image_root`; empty: `image_root` itself."""
+    """Folder of the images under `image_root`, or an archive that holds them; empty: `image_root` itself."""
     conversations: tuple[str, ...] = ("llava/llava_v1_5_mix665k.json",)
     """Files of conversations, under the root."""
     split: str = "train"

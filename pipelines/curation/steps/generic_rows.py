@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -18,7 +17,7 @@ __all__ = ["RowTurn", "known_fields", "placed", "row_prompts", "row_regions", "r
 
 _IMAGE = "<image>"
 """Where other formats put the picture in a text; a student's picture always stands first."""
-_NUM_COORDINATES = 4
+_MAX_COORDINATE_PX = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +231,7 @@ def _place(fields: dict[str, object], key: str, num_regions: int) -> int:
 
 
 def _box(fields: dict[str, object]) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = _numbers(fields["box_xyxy_px"], "box_xyxy_px", _NUM_COORDINATES)
+    x0, y0, x1, y1 = _numbers(fields["box_xyxy_px"], "box_xyxy_px", 4)
     if x0 >= x1 or y0 >= y1:
         raise RecordError(
             RejectReason.FIELD_INVALID,
@@ -255,6 +254,6 @@ def _numbers(value: object, what: str, num: int) -> list[float]:
 
 
 def _finite(number: int | float, what: str) -> float:
-    if not math.isfinite(number) or abs(number) > 1e9:
+    if not abs(number) <= _MAX_COORDINATE_PX:  # nor is it NaN
         raise RecordError(RejectReason.FIELD_INVALID, f"{what}: expected pixels, got {shown(number)}")
     return float(number)

@@ -7,7 +7,9 @@ import uuid
 import numpy as np
 import pytest
 
+from model.objective import LossWeights, compute_losses
 from model.processor import Processor
+from model.student import PixelSail
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curate_local
 from pipelines.progress import NullProgress
@@ -22,7 +24,10 @@ from storage.testing import publish_example_part
 
 @pytest.mark.parametrize("entry", [MixtureEntry(), MixtureEntry(families=("images",), tasks=(Task.UNLABELLED,))])
 def test_a_corpus_of_the_family_images_is_planned(
-    pictures: list[tuple[ImageRecord, dict[str, Region]]], processor: Processor, entry: MixtureEntry
+    pictures: list[tuple[ImageRecord, dict[str, Region]]],
+    processor: Processor,
+    student: PixelSail,
+    entry: MixtureEntry,
 ) -> None:
     objects = Objects.open(f"memory://{uuid.uuid4().hex}")
     for number, (record, _) in enumerate(pictures):
@@ -48,4 +53,8 @@ def test_a_corpus_of_the_family_images_is_planned(
             teacher: sorted(int(image) for of_grid in groups.values() for images, _ in of_grid for image in images)
             for teacher, groups in batch.features.items()
         }
-        assert seen == dict.fromkeys(("mask2former", "sam2"), list(range(batch.num_documents)))
+        every = list(range(batch.num_documents))
+        assert seen == {"mask2former": every, "sam2": every}
+        losses = compute_losses(student, batch, LossWeights())
+        assert (losses.per_document > 0).all()
+        assert losses.per_document.isfinite().all()
