@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from pydantic import model_validator
 
-from pipelines.curation.families.base import Source, draft_or_reject, rejected
+from pipelines.curation.families.base import Published, Source, draft_or_reject, rejected
 from pipelines.curation.families.gcg_formats import CaptionRecord, flickr_captions, refcocog_captions, span_captions
 from pipelines.curation.records import Draft, RecordError
 from pipelines.curation.steps.grounding import GroundedText, ground
@@ -40,6 +40,11 @@ _PUBLISHED = {
 
 class GcgSource(Source):
     """One data set of grounded captions."""
+
+    published: ClassVar[Published] = Published(
+        url="https://github.com/mbzuai-oryx/groundingLMM",
+        size="some 214,000 captions in four files",
+    )
 
     kind: Literal["gcg"] = "gcg"
     """The family's module."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pipelines.curation.families.base import Source, draft_or_reject, rejected
+from pipelines.curation.families.base import Published, Source, draft_or_reject, rejected
 from pipelines.curation.records import Draft, DraftRegion, RecordError, SourceImage
 from pipelines.curation.steps.coco import checked_segmentation
 from pipelines.curation.steps.fields import integer, mapping, sequence, shown, string, within
@@ -33,6 +33,11 @@ _RELEASES_BY_URL = ("train2017", "val2017")
 
 class MuseSource(Source):
     """Files of MUSE."""
+
+    published: ClassVar[Published] = Published(
+        url="https://github.com/MaverickRen/PixelLM",
+        size="246,000 questions and answers on COCO and LVIS pictures",
+    )
 
     kind: Literal["muse"] = "muse"
     """The family's module."""

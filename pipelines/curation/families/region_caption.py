@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pipelines.curation.families.base import Source, draft_or_reject, rejected
+from pipelines.curation.families.base import Published, Source, draft_or_reject, rejected
 from pipelines.curation.records import Draft, DraftRegion, RecordError, SourceImage
 from pipelines.curation.steps.coco import checked_segmentation, source_image
 from pipelines.curation.steps.coco_groups import ImageGroup, image_groups
@@ -31,6 +31,10 @@ _FAMILY = "region_caption"
 
 class RegionCaptionSource(Source):
     """A COCO file of captions of regions."""
+
+    published: ClassVar[Published] = Published(
+        url="https://github.com/mbzuai-oryx/groundingLMM",
+    )
 
     kind: Literal["region_caption"] = "region_caption"
     """The family's module."""
