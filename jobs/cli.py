@@ -164,6 +164,31 @@ def plan(
 
 
 @app.command(
+    epilog="Examples:  sailloft doctor my.yaml   |   sailloft doctor pixel-sail-0.5b curation.root=s3://bucket/data"
+)
+def doctor(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    pictures: Annotated[
+        int, typer.Option("--pictures", metavar="N", min=0, help="Pictures of each source that are opened.")
+    ] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+) -> None:
+    """Looks for the source files and pictures of a recipe before a run, and says where missing ones may be.
+
+    Ends with 3 if something is missing.
+    """
+    from jobs.display import open_display
+    from jobs.doctor import examination_json, examination_text, examine
+
+    with open_display() as display:
+        found = examine(_load(recipe, overrides), pictures, display.stage("doctor"))
+    typer.echo(examination_json(found) if as_json else examination_text(found))
+    if any(source.findings for source in found):
+        raise typer.Exit(3)
+
+
+@app.command(
     epilog="Examples:  sailloft study ablation   |   sailloft study my.yaml workspace=/data/runs training.use_gpu=true"
 )
 def study(
