@@ -14,7 +14,7 @@ from pipelines.curation.testing import polygon_of, write_picture
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus
 from storage.objects import Objects
-from tests.fault.test_bad_sources import _mutated
+from tests.mutations import mutated
 
 _CUP = {"segmentation": polygon_of((2, 3, 12, 9)), "category": "cup", "id": 3}
 _ROWS: list[dict[str, object]] = [
@@ -39,7 +39,7 @@ _ROWS: list[dict[str, object]] = [
 def test_mutated_rows_neither_crash_nor_vanish(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     write_picture(tmp_path / "in/a.png", seed=1)
-    rows = [*_ROWS, *(_mutated(draw.choice(_ROWS), draw) for _ in range(300))]
+    rows = [*_ROWS, *(mutated(draw.choice(_ROWS), draw) for _ in range(300))]
     text = "\n".join(json.dumps(row, default=lambda value: value.decode()) for row in rows)
     (tmp_path / "in/rows.jsonl").write_text(text)
     sources = [{"kind": "generic"}]
