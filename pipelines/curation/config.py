@@ -29,7 +29,7 @@ class CurationConfig(RecipeModel):
     leakage: LeakageConfig = LeakageConfig()
     """How training is kept apart from evaluation."""
     images_per_shard: int = Field(default=512, ge=1)
-    """Images of one shard, about: the unit of work, and of what an interrupted run keeps."""
+    """Images of one shard: the unit of work, and of what an interrupted run keeps."""
     num_threads: int = Field(default=16, ge=1, le=256, json_schema_extra={"hashed": False})
     """Files of pixels that a task reads at once while they are hashed."""
 

@@ -29,6 +29,7 @@ from pipelines.curation.records import (
     PanopticSegment,
     SourceImage,
 )
+from pipelines.curation.steps.archives import archive_paths
 from storage.objects import Objects
 from storage.parquet_files import read_table
 from storage.schema import PromptKind, Task, Turn, VisualPrompt
@@ -98,9 +99,23 @@ class DraftFile:
 
 
 def identity(image: SourceImage) -> int:
-    """A hash of `IDENTITY_BITS` by which drafts of one picture come together, of whatever release its name is."""
-    name = f"coco:{image.coco_id}" if image.coco_id is not None else f"{image.path}@{image.extent or ''}"
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> (64 - IDENTITY_BITS)
+    """A number of `IDENTITY_BITS` by which drafts of one picture come together, of whatever release its name is.
+
+    Pictures of one archive lie side by side, in the archive's order where their places in it are known: whoever reads
+    them goes through few archives, and once.
+    """
+    if image.coco_id is not None:
+        return _hash(f"coco:{image.coco_id}", IDENTITY_BITS)
+    archive = image.path if image.extent else next((name for name, _ in archive_paths(image.path)), None)
+    if archive is None:
+        return _hash(image.path, IDENTITY_BITS)
+    half = IDENTITY_BITS // 2
+    within = image.extent[0] % 2**half if image.extent else _hash(image.path, half)
+    return (_hash(archive, half) << half) | within
+
+
+def _hash(text: str, num_bits: int) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> (64 - num_bits)
 
 
 def write_drafts(objects: Objects, path: str, drafts: Iterable[StagedDraft]) -> DraftFile:

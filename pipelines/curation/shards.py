@@ -11,6 +11,7 @@ isn't published yet: whether a picture may be trained on is only known when all 
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -93,26 +94,28 @@ class ShardImage:
 def plan_shards(
     named: Sequence[NamedFile], found: Mapping[ImageFile, _Found], images_per_shard: int
 ) -> tuple[ShardWork, ...]:
-    """Cuts the pictures, by their identity, into shards of about `images_per_shard`.
+    """Cuts the pictures, in order of their identity, into shards of `images_per_shard`.
 
-    A picture under several names of different identities is where the smallest of them is. The plan follows from names
-    and content of the sources alone: not from their places, nor from how many tasks will run.
+    Pictures of one identity stay together, so that a shard may have more. A picture under several names of different
+    identities is where the smallest of them is. The plan follows from names and content of the sources alone: not from
+    their places, nor from how many tasks will run.
     """
     homes: dict[str, int] = {}
     pictures = [(item, item.identity, found[item.file]) for item in named if item.identity is not None]
     for _, identity, digest in pictures:
         if isinstance(digest, str):
             homes[digest] = min(identity, homes.get(digest, identity))
-    num_shards = max(1, -(-len(homes) // images_per_shard))
+    starts = _starts(sorted(homes.values()), images_per_shard)
+    num_shards = len(starts)
     files: list[list[tuple[ImageFile, int | None, _Found]]] = [[] for _ in range(num_shards)]
     elsewhere: list[set[int]] = [set() for _ in range(num_shards)]
     for item, identity, digest in pictures:
         home = homes[digest] if isinstance(digest, str) else identity
-        shard = home * num_shards // _NUM_IDENTITIES
+        shard = bisect_right(starts, home) - 1
         files[shard].append((item.file, item.coco_id, digest))
-        if identity * num_shards // _NUM_IDENTITIES != shard:
+        if bisect_right(starts, identity) - 1 != shard:
             elsewhere[shard].add(identity)
-    bounds = [-(-number * _NUM_IDENTITIES // num_shards) for number in range(num_shards + 1)]
+    bounds = [*starts, _NUM_IDENTITIES]
     return tuple(
         ShardWork(
             name=f"{number:05d}",
@@ -122,6 +125,22 @@ def plan_shards(
         for number in range(num_shards)
         if files[number]
     )
+
+
+def _starts(homes: Sequence[int], images_per_shard: int) -> list[int]:
+    """The smallest identity of each shard; the first shard begins at 0.
+
+    >>> _starts([3, 5, 5, 5, 9], 2), _starts([], 2)
+    ([0, 9], [0])
+    """
+    starts = [0]
+    num_images = 0
+    for place, home in enumerate(homes):
+        if num_images >= images_per_shard and home != homes[place - 1]:
+            starts.append(home)
+            num_images = 0
+        num_images += 1
+    return starts
 
 
 def shard_files(name: str) -> tuple[str, ...]:
