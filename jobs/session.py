@@ -92,6 +92,12 @@ def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Generator[None
             else "check cluster.address"
         )
         raise InfrastructureError(f"Ray at {address!r} could not be used: {error}; {remedy}") from error
+    except SystemExit as end:
+        # While Ray starts, a handler of its own is in place, which ends the process with the bare number.
+        ray.shutdown()
+        if end.code == signal.SIGTERM and callable(on_terminate):
+            on_terminate(signal.SIGTERM, None)
+        raise
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 
 import pytest
 
@@ -15,6 +16,7 @@ from jobs.session import (
     _start_local,
     interruptible,
     plain_errors,
+    ray_session,
     set_ray_environment,
 )
 from storage.errors import InfrastructureError, SourceError
@@ -34,6 +36,22 @@ def test_signals_unwind_the_stack_and_handlers_are_put_back(number: signal.Signa
     with pytest.raises(SystemExit, match=str(code)), interruptible():
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_while_ray_starts_ends_by_our_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own handler is in place then, and ends the process with the bare number."""
+    import ray
+
+    def init(**_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="143"), interruptible(), ray_session(ClusterConfig(address="elsewhere")):
+        pass
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_errors_of_tasks_come_out_as_raised() -> None:
