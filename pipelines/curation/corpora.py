@@ -166,11 +166,11 @@ def _read_sources(config: CurationConfig, work: Objects, workers: Workers, progr
         accounts[place] = account
         progress.update(len(accounts), len(parts), unit="parts of sources read")
     ordered = tuple(accounts[place] for place in range(len(parts)))
-    named, roots = named_files(work, config, ordered)
+    named = named_files(work, config, ordered)
     files = sorted({item.file for item in named})
     batches = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
     found: dict[ImageFile, str | RecordError] = {}
-    for place, digests in workers.map(partial(hash_files, roots, config.num_threads), batches):
+    for place, digests in workers.map(partial(hash_files, roots_of(config), config.num_threads), batches):
         found.update(zip(batches[place], digests, strict=True))
         progress.update(len(found), len(files), unit="pictures read")
     evaluation_ids: dict[str, list[int]] = {}
@@ -206,8 +206,7 @@ def _settle(
 ) -> ShardCounts:
     total = ShardCounts()
     rejects: list[str] = []
-    for number, (account, path) in enumerate((a, path) for a in sources.accounts for path in a.rejects):
-        assert path.startswith(account.folder)
+    for number, path in enumerate(path for account in sources.accounts for path in account.rejects):
         rejects.append(f"rejects/source-{number:05d}.parquet")
         publish_file(output, sources.work, rejects[-1], path)
     total.add(describe_files(output, rejects))

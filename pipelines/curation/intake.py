@@ -145,12 +145,9 @@ def read_part(work: Objects, part: Part) -> PartAccount:
     return account
 
 
-def named_files(
-    work: Objects, config: CurationConfig, accounts: Iterable[PartAccount]
-) -> tuple[tuple[NamedFile, ...], tuple[str, ...]]:
-    """Every file of pixels that drafts name, once, in order, and the roots that number them."""
-    roots = roots_of(config)
-    numbers = {url: number for number, url in enumerate(roots)}
+def named_files(work: Objects, config: CurationConfig, accounts: Iterable[PartAccount]) -> tuple[NamedFile, ...]:
+    """Every file of pixels that drafts name, once, in order."""
+    numbers = {url: number for number, url in enumerate(roots_of(config))}
     image_roots = pa.array([numbers[source.image_root_url] for source in config.sources], pa.int32())
     mask_roots = pa.array([numbers[source.root_url] for source in config.sources], pa.int32())
     images: pa.Table | None = None
@@ -176,7 +173,7 @@ def named_files(
         for row in ([] if images is None else images.to_pylist())
     ]
     found += [NamedFile(file, None) for file in masks]
-    return tuple(sorted(found, key=lambda named: (named.file, named.identity is None))), roots
+    return tuple(sorted(found, key=lambda named: (named.file, named.identity is None)))
 
 
 def read_file(roots: Sequence[str], file: ImageFile) -> bytes:

@@ -20,10 +20,11 @@ from storage.objects import Objects
 from storage.parquet_files import read_table
 from storage.schema import Task
 
-__all__ = ["Verdicts", "judge", "read_looks"]
+__all__ = ["UNMASKED_TASKS", "Verdicts", "judge", "read_looks"]
 
 pc: Any = pyarrow.compute
-_UNMASKED = (Task.CAPTION, Task.UNLABELLED)
+UNMASKED_TASKS = (Task.CAPTION, Task.UNLABELLED)
+"""Tasks without masks: of pictures that look alike, one is enough for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def read_looks(made: Objects, names: Sequence[str], config: CurationConfig) -> _
     ids = looks["image_id"].combine_chunks()
     place = np.asarray(pc.index_in(samples["image_id"], value_set=ids).to_numpy())
     trains = pc.is_in(samples["split"], value_set=pa.array(config.leakage.training_splits, pa.string())).to_numpy()
-    unmasked = pc.is_in(samples["task"], value_set=pa.array([str(task) for task in _UNMASKED])).to_numpy()
+    unmasked = pc.is_in(samples["task"], value_set=pa.array([str(task) for task in UNMASKED_TASKS])).to_numpy()
     is_trained, is_unmasked = np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.bool_)
     is_trained[place[trains]] = True
     is_unmasked[place[trains & unmasked]] = True

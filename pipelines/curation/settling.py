@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from pipelines.curation.judging import Verdicts
+from pipelines.curation.judging import UNMASKED_TASKS, Verdicts
 from pipelines.curation.shards import shard_files
 from storage.corpus import (
     table_file_entry,
@@ -22,11 +22,9 @@ from storage.errors import ManifestConflict
 from storage.manifest import FileEntry
 from storage.objects import Objects
 from storage.parquet_files import read_table
-from storage.schema import Reject, RejectReason, Sample, Task
+from storage.schema import Reject, RejectReason, Sample
 
 __all__ = ["ShardCounts", "describe_files", "publish_file", "settle_shard"]
-
-_UNMASKED = (Task.CAPTION, Task.UNLABELLED)
 
 
 @dataclass(slots=True)
@@ -93,7 +91,7 @@ def settle_shard(
         image_id = sample.image_id or ""
         detail = verdicts.leaking.get(image_id)
         reason = RejectReason.LEAKAGE
-        if detail is None and sample.task in _UNMASKED:
+        if detail is None and sample.task in UNMASKED_TASKS:
             detail, reason = verdicts.duplicates.get(image_id), RejectReason.IMAGE_DUPLICATE
         if detail is None or sample.split not in training_splits:
             samples.append(sample)
