@@ -63,7 +63,7 @@ def main() -> int:
     """Runs what is marked to be run; 1 if a block fails or lacks a mark."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
     environment = {**os.environ, "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    failed = 0
+    failed: list[str] = []
     blocks = [(name, block) for name in DOCUMENTS for block in read_blocks((ROOT / name).read_text())]
     for name, block in blocks:
         where = f"{name}:{block.line}"
@@ -71,13 +71,14 @@ def main() -> int:
             logger.info(
                 "%s: %s", where, block.mark or "no mark: put `<!-- run -->` or `<!-- not run: reason -->` above"
             )
-            failed += block.mark is None
+            failed += [f"{where} has no mark"] if block.mark is None else []
             continue
         logger.info("%s: running\n%s", where, block.code.rstrip())
         start_s = time.monotonic()
         result = subprocess.run(block.command(), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False)
         logger.info("%s: exit %d after %.0f s", where, result.returncode, time.monotonic() - start_s)
-        failed += result.returncode != 0
+        failed += [f"{where} ended with {result.returncode}"] if result.returncode else []
+    logger.info("%d blocks, failed: %s", len(blocks), "; ".join(failed) or "none")
     return 1 if failed else 0
 
 
