@@ -31,7 +31,8 @@ __all__ = [
 coco: Any = pycocotools.mask  # its types don't admit lists
 Bitmap: TypeAlias = npt.NDArray[np.bool_]
 _Counts: TypeAlias = npt.NDArray[np.int64]
-_Points: TypeAlias = list[tuple[float, float]]
+_Points: TypeAlias = npt.NDArray[np.float64]
+"""(points, 2): x and y, px."""
 
 _MAX_PIXELS = 2**31 - 1  # pycocotools counts pixels in 32 bits
 _MAX_COORDINATE = 1e15
@@ -178,17 +179,20 @@ def mask_from_coco(segmentation: object, height: int, width: int) -> Mask:
         raise MaskError(RejectReason.MASK_INVALID, f"image size {height}x{width} px")
     if isinstance(segmentation, Mapping):
         counts = _counts_of_rle(cast("Mapping[object, object]", segmentation), height, width)
-    elif isinstance(segmentation, list | tuple):
-        counts = _counts_of_polygons(cast("Sequence[object]", segmentation), height, width)
-    else:
-        raise _invalid(f"expected polygons or RLE, got {type(segmentation).__name__}")
-    if not counts[1::2].any():
-        raise MaskError(RejectReason.MASK_EMPTY, "the segmentation holds no pixel")
-    return _from_runs(counts, height, width)
+        if not counts[1::2].any():
+            raise _empty()
+        return _from_runs(counts, height, width)
+    if isinstance(segmentation, list | tuple):
+        return _from_polygons(cast("Sequence[object]", segmentation), height, width)
+    raise _invalid(f"expected polygons or RLE, got {type(segmentation).__name__}")
 
 
 def _invalid(detail: str) -> MaskError:
     return MaskError(RejectReason.MASK_INVALID, detail)
+
+
+def _empty() -> MaskError:
+    return MaskError(RejectReason.MASK_EMPTY, "the segmentation holds no pixel")
 
 
 def _to_coco(mask: Mask) -> dict[str, object]:
@@ -259,12 +263,13 @@ def _wrong_runs(counts: _Counts, height: int, width: int) -> MaskError:
 
 def _from_runs(counts: _Counts, height: int, width: int) -> Mask:
     """Mask of checked run lengths, in canonical form: adjacent runs of one value become one."""
-    value = np.arange(counts.size) % 2
-    value, counts = value[counts > 0], counts[counts > 0]
-    starts = np.flatnonzero(np.diff(value, prepend=-1))
-    runs = [int(run) for run in np.add.reduceat(counts, starts)]
-    if value[0] == 1:
-        runs.insert(0, 0)
+    if counts[1:].all():
+        runs = counts.tolist()
+    else:
+        value = np.arange(counts.size) % 2
+        value, counts = value[counts > 0], counts[counts > 0]
+        starts = np.flatnonzero(np.diff(value, prepend=-1))
+        runs = [0] * int(value[0]) + np.add.reduceat(counts, starts).tolist()
     encoded = cast("dict[str, bytes]", coco.frPyObjects({"size": [height, width], "counts": runs}, height, width))
     return Mask(height, width, encoded["counts"])
 
@@ -291,17 +296,19 @@ def _counts_of_rle(segmentation: Mapping[object, object], height: int, width: in
     return runs
 
 
-def _counts_of_polygons(segmentation: Sequence[object], height: int, width: int) -> _Counts:
+def _from_polygons(segmentation: Sequence[object], height: int, width: int) -> Mask:
     if not segmentation:
         raise MaskError(RejectReason.MASK_EMPTY, "no polygons")
     polygons = [_polygon(value, index) for index, value in enumerate(segmentation)]
     inside = [polygon for polygon in polygons if _touches(polygon, height, width)]
     if not inside:
         raise MaskError(RejectReason.MASK_OUTSIDE_IMAGE, f"no polygon touches the image of {height}x{width} px")
-    flat = [[axis for point in _tame(polygon, height, width) for axis in point] for polygon in inside]
-    parts = cast("list[dict[str, bytes]]", coco.frPyObjects(flat, height, width))
-    merged = parts[0] if len(parts) == 1 else cast("dict[str, bytes]", coco.merge(parts))
-    return _counts_of(Mask(height, width, merged["counts"]))
+    parts = coco.frPyObjects([_tame(polygon, height, width).ravel() for polygon in inside], height, width)
+    merged = cast("dict[str, bytes]", parts[0] if len(parts) == 1 else coco.merge(parts))
+    # What pycocotools rasterises and merges by itself is in canonical form.
+    if not coco.area(merged):
+        raise _empty()
+    return Mask(height, width, merged["counts"])
 
 
 def _polygon(value: object, index: int) -> _Points:
@@ -313,19 +320,22 @@ def _polygon(value: object, index: int) -> _Points:
     for kind in set(map(type, numbers)) - {int, float}:
         if kind is bool or not issubclass(kind, int | float):
             raise _invalid(f"polygon {index}: expected numbers, got {kind.__name__}")
-    if not all(-_MAX_COORDINATE < number < _MAX_COORDINATE for number in cast("Sequence[float]", numbers)):  # nor NaN
+    try:
+        points = np.array(numbers, np.float64).reshape(-1, 2)
+    except OverflowError:  # an integer of more than 308 digits
+        points = np.full((1, 2), np.inf)
+    if not (np.abs(points) < _MAX_COORDINATE).all():  # nor NaN
         raise _invalid(f"polygon {index}: a coordinate that is not finite, or beyond {_MAX_COORDINATE:g}")
-    floats = [float(number) for number in cast("Sequence[float]", numbers)]
-    return list(zip(floats[::2], floats[1::2], strict=True))
+    return points
 
 
 def _touches(points: _Points, height: int, width: int) -> bool:
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    if max(xs) <= 0 or min(xs) >= width or max(ys) <= 0 or min(ys) >= height:
+    (x_low, y_low), (x_high, y_high) = points.min(axis=0), points.max(axis=0)
+    if x_high <= 0 or x_low >= width or y_high <= 0 or y_low >= height:
         return False
-    if any(0 < x < width and 0 < y < height for x, y in points):
+    if ((points > 0) & (points < (width, height))).all(axis=1).any():
         return True
-    return bool(_clip(points, 0.0, 0.0, float(width), float(height)))
+    return bool(len(_clip(points, 0.0, 0.0, float(width), float(height))))
 
 
 def _tame(points: _Points, height: int, width: int) -> _Points:
@@ -336,25 +346,24 @@ def _tame(points: _Points, height: int, width: int) -> _Points:
     are cut.
     """
     margin = _FAR_PX + max(height, width)
-    if all(-margin <= x <= margin and -margin <= y <= margin for x, y in points):
-        return points
-    return _clip(points, -margin, -margin, margin, margin)
+    return points if np.abs(points).max() <= margin else _clip(points, -margin, -margin, margin, margin)
 
 
-def _clip(points: _Points, x0: float, y0: float, x1: float, y1: float) -> _Points:
+def _clip(polygon: _Points, x0: float, y0: float, x1: float, y1: float) -> _Points:
     """Sutherland-Hodgman: the polygon cut to a box, one side after the other."""
+    points: list[list[float]] = polygon.tolist()
     for axis, limit, sign in ((0, x0, 1.0), (0, x1, -1.0), (1, y0, 1.0), (1, y1, -1.0)):
-        kept: _Points = []
+        kept: list[list[float]] = []
         for before, here in zip(points[-1:] + points[:-1], points, strict=True):
             was_in, is_in = sign * (before[axis] - limit) >= 0, sign * (here[axis] - limit) >= 0
             if was_in != is_in:
                 share = (limit - before[axis]) / (here[axis] - before[axis])
                 cut = [before[0] + share * (here[0] - before[0]), before[1] + share * (here[1] - before[1])]
                 cut[axis] = limit
-                kept.append((cut[0], cut[1]))
+                kept.append(cut)
             if is_in:
                 kept.append(here)
         points = kept
         if not points:
             break
-    return points
+    return np.array(points, np.float64).reshape(-1, 2)

@@ -18,6 +18,7 @@ from ray.data import DataContext
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curate_local, curate_with
 from pipelines.progress import Progress
+from storage.errors import SailloftError
 from storage.manifest import Manifest
 from storage.objects import Objects
 
@@ -47,17 +48,38 @@ class _RayData:
         """A task for each item; a lost one is repeated."""
         if not items:
             return
-        shared = ray.put(function)
+        if len(items) == 1:  # seconds sooner than as a dataset
+            outcomes = iter([(0, ray.get(ray.remote(_outcome).remote(function, items[0])))])
+        else:
+            outcomes = _map_dataset(function, items)
+        for place, outcome in outcomes:
+            if isinstance(outcome, SailloftError):
+                raise outcome
+            yield place, outcome
 
-        def run(row: dict[str, bytes]) -> dict[str, bytes]:
-            place, item = pickle.loads(row["item"])
-            return {"result": pickle.dumps((place, ray.get(shared)(item)))}
 
-        # One block per item, so that a task is an item.
-        blocks = [pa.table({"item": pa.array([pickle.dumps(pair)], pa.large_binary())}) for pair in enumerate(items)]
-        with _quiet_progress():
-            for row in ray.data.from_arrow(blocks).map(run, num_cpus=1).iter_rows():
-                yield cast("tuple[int, _Result]", pickle.loads(row["result"]))
+def _outcome(function: Callable[[_Item], _Result], item: _Item) -> _Result | SailloftError:
+    """The result, or our own error: raised in a task it would arrive as Ray's, wrapped and without its class."""
+    try:
+        return function(item)
+    except SailloftError as error:
+        return error
+
+
+def _map_dataset(
+    function: Callable[[_Item], _Result], items: Sequence[_Item]
+) -> Iterator[tuple[int, _Result | SailloftError]]:
+    shared = ray.put(function)
+
+    def run(row: dict[str, bytes]) -> dict[str, bytes]:
+        place, item = pickle.loads(row["item"])
+        return {"result": pickle.dumps((place, _outcome(ray.get(shared), item)))}
+
+    # One block per item, so that a task is an item.
+    blocks = [pa.table({"item": pa.array([pickle.dumps(pair)], pa.large_binary())}) for pair in enumerate(items)]
+    with _quiet_progress():
+        for row in ray.data.from_arrow(blocks).map(run, num_cpus=1).iter_rows():
+            yield cast("tuple[int, _Result | SailloftError]", pickle.loads(row["result"]))
 
 
 @contextmanager

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -25,7 +27,7 @@ from pipelines.curation.intake import NamedFile, read_file
 from pipelines.curation.records import RecordError
 from pipelines.curation.steps.assemble import assemble, reject_of
 from pipelines.curation.steps.filters import SampleFilter, in_split
-from pipelines.curation.steps.images import ProbedImage, probe
+from pipelines.curation.steps.images import ProbedImage, decoding_quietly, look_at
 from pipelines.curation.steps.paths import SourceFolder
 from pipelines.curation.steps.regions import MaskReader
 from storage.corpus import write_images, write_rejects, write_samples
@@ -34,11 +36,13 @@ from storage.keys import bytes_key
 from storage.objects import Objects
 from storage.schema import ImageRecord, Reject, RejectReason, Sample
 
-__all__ = ["LOOKS_SCHEMA", "ShardContext", "ShardImage", "ShardWork", "curate_image", "make_shard", "plan_shards",
+__all__ = ["LOOKS_SCHEMA", "ShardContext", "ShardImage", "ShardWork", "make_shard", "plan_shards",
            "shard_files"]  # fmt: skip
 
 _NUM_IDENTITIES = 2**IDENTITY_BITS
 _Found: TypeAlias = "str | RecordError"
+_Looked: TypeAlias = "tuple[bytes, ProbedImage | RecordError]"
+"""The bytes of a picture's file, and what it is or why it can't be decoded."""
 
 LOOKS_SCHEMA = pa.schema(
     [
@@ -168,8 +172,8 @@ def make_shard(context: ShardContext, work: ShardWork) -> None:
     looks: list[dict[str, object]] = []
     unread, pictures = _pictures(context, work)
     rejects += unread
-    for image in pictures:
-        record, probed, found, refused = curate_image(context, image)
+    for image, looked in _looked_at(context, pictures):
+        record, probed, found, refused = _curate_image(context, image, looked)
         samples += found
         rejects += refused
         if record is not None and probed is not None:
@@ -221,17 +225,29 @@ def _pictures(context: ShardContext, work: ShardWork) -> tuple[list[Reject], lis
     return rejects, images
 
 
-def curate_image(
-    context: ShardContext, image: ShardImage
-) -> tuple[ImageRecord | None, ProbedImage | None, list[Sample], list[Reject]]:
-    """Samples and rejects of one picture, and its record if any sample needs it."""
+def _looked_at(context: ShardContext, images: Sequence[ShardImage]) -> Iterator[tuple[ShardImage, _Looked]]:
+    """Each picture with its bytes; the next ones are read and decoded meanwhile."""
+    with decoding_quietly(), ThreadPoolExecutor(context.config.num_threads) as pool:
+        yield from zip(images, pool.map(partial(_look, context), images), strict=True)
+
+
+def _look(context: ShardContext, image: ShardImage) -> _Looked:
     data = read_file(context.roots, image.file)
     if bytes_key(data) != image.image_id:
         raise SourceError(f"{image.file.path}: the file changed while it was being curated; run curate again")
     try:
-        probed = probe(data, context.config.max_image_px, image.file.path, image.image_id)
+        return data, look_at(data, context.config.max_image_px, image.file.path, image.image_id)
     except RecordError as error:
-        return None, None, [], [reject_of(staged.draft, error) for staged in image.drafts]
+        return data, error
+
+
+def _curate_image(
+    context: ShardContext, image: ShardImage, looked: _Looked
+) -> tuple[ImageRecord | None, ProbedImage | None, list[Sample], list[Reject]]:
+    """Samples and rejects of one picture, and its record if any sample needs it."""
+    data, probed = looked
+    if isinstance(probed, RecordError):
+        return None, None, [], [reject_of(staged.draft, probed) for staged in image.drafts]
     samples, rejects = _judge(image, probed, context.config)
     if not samples:
         return None, None, samples, rejects

@@ -7,6 +7,8 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +24,10 @@ __all__ = [
     "ProbedImage",
     "coco_id_of",
     "decode_image",
+    "decoding_quietly",
     "difference_hash",
     "is_picture",
+    "look_at",
     "probe",
 ]
 
@@ -56,6 +60,17 @@ class ProbedImage:
     """16 x 16 grey values, row by row: what two pictures of nearly one hash are compared by."""
 
 
+@contextmanager
+def decoding_quietly() -> Generator[None]:
+    """Pillow warns of odd metadata (and of bombs, which a limit decides here); neither is ours to pass on.
+
+    What is to be warned of is the whole process's: where threads decode, one enters this around all of them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def decode_image(data: bytes, max_image_px: int, name: str) -> Image.Image:
     """Decodes a picture whole (the first frame).
 
@@ -68,7 +83,8 @@ def decode_image(data: bytes, max_image_px: int, name: str) -> Image.Image:
         RecordError: IMAGE_TOO_LARGE from the header alone, before any pixel is decoded;
             IMAGE_UNREADABLE when it is truncated, damaged or of no known format.
     """
-    return _decode(data, max_image_px, name, None)[0]
+    with decoding_quietly():
+        return _decode(data, max_image_px, name, None)[0]
 
 
 def _decode(data: bytes, max_image_px: int, name: str, at_least_px: int | None) -> tuple[Image.Image, tuple[int, int]]:
@@ -77,32 +93,29 @@ def _decode(data: bytes, max_image_px: int, name: str, at_least_px: int | None) 
     Where sides of `at_least_px` and grey will do, a JPEG file is still read to its end, but made smaller by a power of
     two, in a third of the time.
     """
-    with warnings.catch_warnings():
-        # Pillow warns of odd metadata (and of bombs, which the limit below decides); neither is ours to pass on.
-        warnings.simplefilter("ignore")
-        try:
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            width, height = image.size
-            if width * height > min(max_image_px, MAX_IMAGE_PX):
-                raise RecordError(
-                    RejectReason.IMAGE_TOO_LARGE,
-                    f"{name}: expected at most {min(max_image_px, MAX_IMAGE_PX)} px, got {width} x {height}",
-                )
-            if at_least_px is not None:
-                image.draft("L", (at_least_px, at_least_px))
-            image.load()
-        except RecordError:
-            raise
-        except Image.DecompressionBombError:
-            raise RecordError(RejectReason.IMAGE_TOO_LARGE, f"{name}: more than {2 * MAX_IMAGE_PX} px") from None
-        except UnidentifiedImageError:
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        width, height = image.size
+        if width * height > min(max_image_px, MAX_IMAGE_PX):
             raise RecordError(
-                RejectReason.IMAGE_UNREADABLE, f"{name}: {len(data)} bytes that are none of {', '.join(_FORMATS)}"
-            ) from None
-        except _DAMAGED as error:
-            raise RecordError(
-                RejectReason.IMAGE_UNREADABLE, f"{name}: can't be decoded whole ({type(error).__name__}: {error})"
-            ) from None
+                RejectReason.IMAGE_TOO_LARGE,
+                f"{name}: expected at most {min(max_image_px, MAX_IMAGE_PX)} px, got {width} x {height}",
+            )
+        if at_least_px is not None:
+            image.draft("L", (at_least_px, at_least_px))
+        image.load()
+    except RecordError:
+        raise
+    except Image.DecompressionBombError:
+        raise RecordError(RejectReason.IMAGE_TOO_LARGE, f"{name}: more than {2 * MAX_IMAGE_PX} px") from None
+    except UnidentifiedImageError:
+        raise RecordError(
+            RejectReason.IMAGE_UNREADABLE, f"{name}: {len(data)} bytes that are none of {', '.join(_FORMATS)}"
+        ) from None
+    except _DAMAGED as error:
+        raise RecordError(
+            RejectReason.IMAGE_UNREADABLE, f"{name}: can't be decoded whole ({type(error).__name__}: {error})"
+        ) from None
     return image, (height, width)
 
 
@@ -119,7 +132,13 @@ def difference_hash(image: Image.Image) -> int:
 
 
 def probe(data: bytes, max_image_px: int, name: str, image_id: str | None = None) -> ProbedImage:
-    """Decodes a picture and tells what it is; see `decode_image` for what is raised.
+    """`look_at`, without Pillow's warnings."""
+    with decoding_quietly():
+        return look_at(data, max_image_px, name, image_id)
+
+
+def look_at(data: bytes, max_image_px: int, name: str, image_id: str | None = None) -> ProbedImage:
+    """Decodes a picture and tells what it is; see `decode_image` for what is raised, `decoding_quietly` for warnings.
 
     Args:
         data: the bytes of the file.

@@ -125,6 +125,7 @@ def test_polygons_agree_with_pycocotools(polygons: list[list[float]], height: in
         reason = None
     except MaskError as error:
         mask, reason = encode_mask(np.zeros((height, width), bool)), error.reason
+    assert mask == encode_mask(expected)  # in canonical form, too
     np.testing.assert_array_equal(decode_mask(mask), expected)
     assert (reason in (RejectReason.MASK_EMPTY, RejectReason.MASK_OUTSIDE_IMAGE)) == (not expected.any())
 

@@ -15,6 +15,7 @@ from pipelines.progress import NullProgress
 from pipelines.scenes import ScenesConfig
 from pipelines.scenes.config import SplitSizes
 from pipelines.scenes.generate import generate
+from storage.errors import SourceError
 from storage.objects import Objects
 
 _SOURCES = ({"kind": "refcoco"}, {"kind": "grefcoco"}, {"kind": "osprey"})
@@ -50,6 +51,15 @@ def test_ray_writes_the_same_bytes(tmp_path: Path) -> None:
     assert reports[3] == (12, 12)
     assert reports[4:] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert pipeline.curate(config, on_ray, NullProgress()) == manifest
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("num_sources", [1, 2])
+def test_an_error_of_a_task_is_our_own(tmp_path: Path, num_sources: int) -> None:
+    config = CurationConfig.model_validate({"root": str(tmp_path), "sources": [{"kind": "refcoco"}] * num_sources})
+    with pytest.raises(SourceError, match=r"^refcoco/refs\(unc\)\.p: absent; expected"):
+        pipeline.curate(config, Objects.open(tmp_path / "out"), NullProgress())
 
 
 def test_memory_stays_in_this_process(tmp_path: Path) -> None:
