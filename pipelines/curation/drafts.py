@@ -122,7 +122,8 @@ def write_drafts(objects: Objects, path: str, drafts: Iterable[StagedDraft]) -> 
     """Writes a file of drafts, sorted by the identity of their pictures."""
     drafts = list(drafts)
     # Sentences on one target share their regions, which are most of a draft.
-    regions = {id(staged.draft.regions): regions_to_json(staged.draft.regions) for staged in drafts}
+    distinct = {id(staged.draft.regions): staged.draft.regions for staged in drafts}
+    regions = {key: regions_to_json(own) for key, own in distinct.items()}
     rows = sorted(
         (
             {
