@@ -7,6 +7,7 @@
 #   make demo TORCH_INDEX_URL=...
 #                             an index with CPU builds of torch: on Linux without a GPU it saves gigabytes
 #   make demo PIP_ARGS="..."  further arguments for pip
+#   make test JOBS=1          tests one after the other; otherwise two files of them at a time
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,6 +31,8 @@ STAMP := .venv/.complete-$(KEY)
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# Two processes with a Ray session each, with a torch thread each: most tests wait for processes to start and end.
+JOBS := 2
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 help: ## This list
@@ -40,7 +43,7 @@ demo: $(STAMP) ## The whole flow on this machine; ends with the path of report.h
 	$(BIN)/sailloft demo $(ARGS)
 
 test: $(STAMP) ## Unit, contract, parity, fault and end-to-end tests, without the slow ones
-	$(PYTEST) -m "not slow and not gpu and not network" $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not gpu and not network" $(ARGS)
 
 test-all: $(STAMP) ## All tests that need no accelerator and no network, slow ones too
 	$(PYTEST) -m "not gpu and not network" $(ARGS)
