@@ -1,0 +1,1 @@
+"""Making a benchmark in PerBench's format from one's own pictures: candidates, drafts, checks, review, export."""
