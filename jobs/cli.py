@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jobs.benchmark_commands import benchmark_app
 from jobs.corpus_commands import corpus_app
 from jobs.feature_commands import features_app
 from jobs.pointing import InOrder, pointed_in_order
@@ -36,6 +37,7 @@ app = typer.Typer(
     "interrupted one continues.",
     epilog="Examples:  sailloft demo   |   sailloft run my.yaml training.num_steps=500 --dry-run",
 )
+app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(features_app, name="features")
 
@@ -366,6 +368,31 @@ def predict(
 
     pointed = pointed_in_order(context.meta, {"box": box, "point": point, "scribble": scribble, "mask": mask})
     answer(Asked(checkpoint, image, text, pointed, output, as_json, max_new_tokens, device))
+
+
+@app.command(
+    epilog="Examples:  sailloft view runs/benchmarks/0123...   |   sailloft view URL --reviewer 'Ada' --port 8400"
+)
+def view(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Drafts of a benchmark, as `benchmark build` printed it.")],
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port of this machine; 0: any that is free.")
+    ] = 0,
+    reviewer: Annotated[
+        str | None, typer.Option("--reviewer", metavar="NAME", help="Name of who reviews; else the page asks.")
+    ] = None,
+    reviewers: Annotated[
+        int, typer.Option("--reviewers", metavar="N", min=1, help="People who decide on each item.")
+    ] = 2,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the address in a browser, too.")] = False,
+) -> None:
+    """Shows an output in the browser: the review of a benchmark's drafts.
+
+    Served to this machine alone; the address that is printed holds a token, without which nothing is shown.
+    """
+    from jobs.view import view as show
+
+    show(url, port, reviewer, reviewers, open_browser)
 
 
 def _load(recipe: str, overrides: list[str] | None) -> Recipe:

@@ -1,0 +1,303 @@
+"""The review in a real browser, headless: by keyboard, with a killed server, two people, and what must be refused.
+
+Pictures of the pages are kept in the test's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from pipelines.benchmark_building.build import build_drafts
+from pipelines.benchmark_building.captioners.base import DraftRequest
+from pipelines.benchmark_building.captioners.template import TemplateCaptioner
+from pipelines.benchmark_building.drafts import Drafts
+from pipelines.benchmark_building.records import BenchmarkTask, Texts
+from pipelines.benchmark_building.review.log import DecisionLog
+from pipelines.benchmark_building.review.outcomes import State, agreement, outcomes
+from pipelines.benchmark_building.settings import BuildConfig
+from pipelines.curation.config import CurationConfig
+from pipelines.curation.corpora import curate_local
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.pipeline import evaluate
+from pipelines.progress import NullProgress
+from storage.corpus import Corpus
+from storage.objects import Objects
+from tests.masking_student import write_masking_student
+from tests.object_corpora import write_object_corpus
+from tests.review_server import ReviewServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_EVIL = '<script>document.title="evil"</script><img src=x onerror="document.title=1">'
+_TIMEOUT_MS = 20_000
+Open = Callable[..., "Page"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, without a window and without network of its own."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = os.environ.get("SAILLOFT_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"no Chromium: none of {', '.join(names)} is on the path, and SAILLOFT_CHROMIUM names none")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"]
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Open]:
+    """Opens an address as a person with a browser of their own; says whose name it is, if asked to."""
+    contexts = []
+    troubles: list[str] = []
+
+    def open_as(address: str, name: str | None = None) -> Page:
+        context = browser.new_context(viewport={"width": 1366, "height": 850})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(_TIMEOUT_MS)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda request: _note_foreign(request.url, address, troubles))
+        page.goto(address)
+        if name is not None:
+            page.fill("#name", name)
+            page.keyboard.press("Enter")
+            page.wait_for_url("**/review/")
+        return page
+
+    yield open_as
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def _note_foreign(url: str, address: str, troubles: list[str]) -> None:
+    if not url.startswith(address.partition("?")[0]):
+        troubles.append(f"asked for {url}")
+
+
+class _Evil:
+    """Writes markup into the first caption."""
+
+    is_concurrent = False
+
+    def __init__(self) -> None:
+        self._is_done = False
+
+    def draft(self, request: DraftRequest) -> Texts:
+        texts = TemplateCaptioner().draft(request)
+        if request.task is BenchmarkTask.DETAILED_CAPTION and not self._is_done:
+            self._is_done = True
+            return Texts(caption=f"{texts.caption} {_EVIL}")
+        return texts
+
+
+@pytest.fixture
+def drafts(tmp_path: Path) -> Drafts:
+    """Six drafts on drawn objects, one of them with markup."""
+    corpus = write_object_corpus(Objects.open(tmp_path / "corpus"))
+    return build_drafts(corpus, BuildConfig(num_per_task=2), Objects.open(tmp_path / "drafts"), captioner=_Evil())
+
+
+def press(page: Page, key: str) -> None:
+    """Presses a key that leads to another page, and waits for that page."""
+    with page.expect_navigation(wait_until="load"):
+        page.keyboard.press(key)
+
+
+def decisions_of(drafts: Drafts, name: str) -> list[str]:
+    log = DecisionLog(drafts.objects)
+    log.refresh()
+    return [
+        decision.verdict.value for acts in log.by_reviewer().values() for decision in acts if decision.reviewer == name
+    ]
+
+
+@pytest.mark.timeout(240)
+def test_two_people_review_by_keyboard_and_a_killed_server_loses_nothing(
+    drafts: Drafts, open_page: Open, tmp_path: Path
+) -> None:
+    server = ReviewServer(drafts.objects.url, tmp_path / "first.log")
+    try:
+        page = open_page(server.address, "Ada")
+        assert "token" not in page.url
+        page.screenshot(path=tmp_path / "overview.png")
+        press(page, "o")
+        page.wait_for_function("document.getElementById('masks').naturalWidth > 0")
+        page.screenshot(path=tmp_path / "caption.png")
+
+        # Markup of a draft is text.
+        page.goto(page.url)
+        while "<script>" not in page.input_value("#caption"):
+            press(page, "n")
+        assert "evil" not in page.title()
+        assert page.locator("script:not([src])").count() == 0
+        press(page, "o")
+
+        page.keyboard.press("m")
+        assert not page.is_visible("#masks")
+        page.keyboard.press("m")
+        page.keyboard.press("?")
+        assert page.is_visible("#help")
+        page.screenshot(path=tmp_path / "help.png")
+        page.keyboard.press("Escape")
+
+        press(page, "a")
+        page.keyboard.press("e")
+        page.keyboard.type(" It looks quite new.")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_url("**/items/**")
+        page.wait_for_function("document.getElementById('title').textContent === 'Multiple choice'")
+        page.keyboard.press("z")
+        page.screenshot(path=tmp_path / "choice.png")
+        page.fill("#reason", "what it is isn't seen")
+        page.keyboard.press("Escape")
+        press(page, "r")
+        assert decisions_of(drafts, "Ada") == ["accepted", "edited", "rejected"]
+
+        server.stop(signal.SIGKILL)
+        page.keyboard.press("a")
+        page.wait_for_selector("#message:not([hidden])")
+        assert "this decision is not kept" in page.inner_text("#message")
+        assert decisions_of(drafts, "Ada") == ["accepted", "edited", "rejected"]
+    finally:
+        server.stop(signal.SIGKILL)
+
+    server = ReviewServer(drafts.objects.url, tmp_path / "second.log", "--port", str(server.port))
+    try:
+        # The old token isn't valid any more, and the page says what to do.
+        page.keyboard.press("a")
+        page.wait_for_function("document.getElementById('message').textContent.includes('open the address')")
+        page = open_page(server.address, "ada")
+        assert "3 of 6 items wait for you" in page.inner_text("h1")
+        press(page, "o")
+        press(page, "u")
+        assert "rejected" not in page.inner_text(".head")
+        press(page, "r")
+        for _ in range(3):
+            press(page, "a")
+        assert "Nothing waits for you" in page.inner_text("main")
+
+        # Somebody else at the same time, in another browser.
+        other = open_page(server.address, "Bo")
+        press(other, "o")
+        for _ in range(6):
+            press(other, "a")
+        other.reload()
+        # Accepted by one and edited or rejected by the other: two of six.
+        assert other.inner_text("#equal") == "67 %"
+        assert other.locator("#disputed li").count() == 2
+        other.screenshot(path=tmp_path / "agreement.png", full_page=True)
+
+        third = open_page(server.address, "Cy")
+        assert "2 of 6 items wait for you" in third.inner_text("h1")
+        press(third, "o")
+        assert "What others decided" in third.inner_text("main")
+        third.screenshot(path=tmp_path / "third-look.png", full_page=True)
+        press(third, "a")
+        press(third, "a")
+        assert "No item is disputed." in third.inner_text("main")
+    finally:
+        assert server.stop(signal.SIGINT) in (0, 130)
+    log = DecisionLog(drafts.objects)
+    log.refresh()
+    found = outcomes(log.by_reviewer(), [item.item_id for item in drafts.to_review])
+    assert {outcome.state for outcome in found.values()} == {State.ACCEPTED}
+    assert agreement(found.values()).kappa is not None
+
+
+@pytest.mark.timeout(120)
+def test_only_this_machine_with_the_token_is_served(drafts: Drafts, open_page: Open, tmp_path: Path) -> None:
+    server = ReviewServer(drafts.objects.url, tmp_path / "server.log")
+    try:
+        for address in (server.address.partition("?")[0], f"{server.address}x"):
+            page = open_page(address)
+            assert "needs the token in its address" in page.inner_text("body")
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(address)
+        own = socket.gethostbyname(socket.gethostname())
+        if not own.startswith("127."):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((own, server.port), timeout=5)
+        assert server.address.partition("token=")[2] not in _log_without_address(tmp_path / "server.log")
+    finally:
+        server.stop(signal.SIGTERM)
+
+
+def _log_without_address(log: Path) -> str:
+    return "\n".join(line for line in log.read_text().splitlines() if not line.startswith("open http"))
+
+
+@pytest.mark.timeout(300)
+def test_thirty_items_on_photographs_from_drafts_to_scores(shared_data: Path, open_page: Open, tmp_path: Path) -> None:
+    """Ten drafts per task on COCO's photographs, reviewed by two people, exported, read back, and a student scored."""
+    root = shared_data / "data/coco2017"
+    source = {"kind": "coco_panoptic", "annotations": "annotations/panoptic_val2017.json", "images": "val2017"}
+    config = CurationConfig.model_validate({"root": str(root), "sources": [{**source, "split": "val"}]})
+    curate_local(config, Objects.open(tmp_path / "corpus"), NullProgress())
+    shown = _command("benchmark", "build", str(tmp_path / "corpus"), "num_per_task=10", "--to", str(tmp_path / "made"))
+    drafts = Drafts.open(Objects.open(shown.splitlines()[-1].rpartition(" ")[2]))
+    assert len(drafts.to_review) == 30
+
+    server = ReviewServer(drafts.objects.url, tmp_path / "server.log")
+    try:
+        for name in ("Ada", "Bo"):
+            page = open_page(server.address, name)
+            press(page, "o")
+            for number in range(30):
+                if name == "Ada" and number in (0, 10, 20):
+                    page.wait_for_function("document.getElementById('masks').naturalWidth > 0")
+                    page.screenshot(path=tmp_path / f"photograph-{number}.png")
+                press(page, "a")
+            assert "Nothing waits for you" in page.inner_text("main")
+        assert page.inner_text("#equal") == "100 %"
+    finally:
+        server.stop(signal.SIGTERM)
+
+    folder = tmp_path / "benchmark"
+    shown = _command("benchmark", "export", drafts.objects.url, "--to", str(folder))
+    assert shown.startswith(f"{folder}: 10 detailed_caption, 10 mcq, 10 visual_text_res on ")
+    config = CurationConfig.model_validate({"root": str(folder), "sources": [{"kind": "perbench", "images": "images"}]})
+    curate_local(config, Objects.open(tmp_path / "benchmark-corpus"), NullProgress())
+    corpus = Corpus.open(tmp_path / "benchmark-corpus")
+    assert corpus.manifest.facts["num_rejects"] == 0
+    assert corpus.manifest.facts["num_samples"] == 30
+    # The photographs are known as COCO's, so that the leakage gate finds them.
+    assert all(image.coco_id is not None for image in corpus.images())
+
+    student = write_masking_student(tmp_path / "student")
+    kinds = ("description", "multiple_choice", "visual_text_referring")
+    recipe = EvaluationConfig.model_validate(
+        {"benchmarks": [{"kind": kind, "variants": ["standard"]} for kind in kinds], "max_new_tokens": 4}
+    )
+    done = evaluate(corpus, Objects.open(student), recipe, Objects.open("memory://benchmark-review"))
+    assert done.facts["num_questions"] == 30
+    scores = {(row["benchmark"], row["metric"]): row for row in done.facts["scores"]}  # type: ignore[union-attr]
+    for benchmark in kinds:
+        assert any(name == benchmark and row["num_samples"] == 10 for (name, _), row in scores.items())
+    assert scores["visual_text_referring", "cIoU"]["value"] is not None
+
+
+def _command(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
