@@ -22,6 +22,7 @@ DOCUMENTS = (
     "docs/curation.md",
     "docs/own-data.md",
     "docs/corpora.md",
+    "docs/benchmark-building.md",
     "docs/student.md",
     "docs/teachers.md",
     "docs/features.md",

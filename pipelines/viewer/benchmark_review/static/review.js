@@ -85,6 +85,14 @@ async function undo() {
   else say(answer.message, true);
 }
 
+function fit() {
+  // As large as the column and the window allow, small pictures enlarged; the sizes are those of the file.
+  const photo = document.getElementById("photo");
+  const ratio = photo.getAttribute("width") / photo.getAttribute("height");
+  const room = document.querySelector(".picture").clientWidth;
+  photo.style.width = `${Math.floor(Math.min(room, 0.72 * window.innerHeight * ratio))}px`;
+}
+
 function toggleMasks() {
   const isBare = layers.classList.toggle("bare");
   document.getElementById("toggle").setAttribute("aria-pressed", String(!isBare));
@@ -153,6 +161,9 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   acts[act]();
 });
+
+window.addEventListener("resize", fit);
+fit();
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
