@@ -157,7 +157,7 @@ def _readme(drafts: Drafts, found: Mapping[str, Outcome], done: Exported, review
 
 - **Drafts**: {drafts.manifest.key}, from the corpus {drafts.manifest.inputs["corpus"]}.
 - **Captioner**: {facts.get("captioner", "unknown")}.
-- **Review**: {reviewers_per_item} decisions per item, by {len(names)} people; {_agreement_text(done.agreement)}.
+- **Review**: decisions per item: {reviewers_per_item}; reviewers: {len(names)}; {_agreement_text(done.agreement)}.
 - Of {len(found)} items that passed the checks: {stands}.
 
 A recipe of Sailloft reads it so:

@@ -6,6 +6,7 @@ Standard library alone: one POST per draft, with a time-out, retries of what is 
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import logging
@@ -180,6 +181,8 @@ class EndpointCaptioner:
                     data = cast(bytes, reply.read(_MAX_REPLY_BYTES + 1))
                 if len(data) > _MAX_REPLY_BYTES:
                     raise DraftError(f"reply: expected at most {_MAX_REPLY_BYTES} bytes, got more")
+                if reply.length:  # of what was announced and didn't come
+                    raise http.client.IncompleteRead(b"", reply.length)
                 return data
             except urllib.error.HTTPError as error:
                 with error:
@@ -190,8 +193,8 @@ class EndpointCaptioner:
                         f"captioner {url}: refused with {trouble}; check url, model and key_variable"
                     ) from None
                 pause_s = _seconds(error.headers.get("Retry-After"))
-            # What the standard library raises for refused, reset and cut connections, and for time-outs.
-            except OSError as error:
+            # What the standard library raises for refused, reset and cut connections, time-outs, and what isn't HTTP.
+            except (OSError, http.client.HTTPException) as error:
                 trouble = f"{type(error).__name__}: {getattr(error, 'reason', None) or error}"
             if attempt < self._config.max_retries:
                 logger.info("captioner %s: %s; trying again", url, trouble)

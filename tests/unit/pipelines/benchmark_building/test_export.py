@@ -95,7 +95,7 @@ def test_the_readme_says_who_made_it(drafts: Drafts, tmp_path: Path) -> None:
     text = (folder / "README.md").read_text()
     assert "| `perbench/val/mcq.json` | 2 |" in text
     assert "- **Captioner**: template, version 1." in text
-    assert "2 decisions per item, by 2 people; 100% of 12 pairs of decisions are equal, Cohen's kappa 1.00." in text
+    assert "decisions per item: 2; reviewers: 2; 100% of 12 pairs of decisions are equal, Cohen's kappa 1.00." in text
     assert "- Of 12 items that passed the checks: 0 open, 11 accepted, 1 rejected, 0 disputed." in text
     assert drafts.manifest.key in text
     rows = json.loads((folder / "perbench/val/visual_text_res.json").read_text())

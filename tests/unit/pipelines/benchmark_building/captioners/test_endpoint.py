@@ -49,9 +49,8 @@ class FakeEndpoint:
                 status, data, headers = answers.pop(0) if len(answers) > 1 else answers[0]
                 try:
                     self.send_response(status)
-                    for name, value in headers.items():
+                    for name, value in ({"Content-Length": str(len(data))} | headers).items():
                         self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(data)))
                     self.end_headers()
                     self.wfile.write(data)
                 except OSError:
@@ -144,6 +143,13 @@ def test_transient_trouble_is_tried_again_after_pauses(endpoint: FakeEndpoint, a
     assert len(pauses) == 2
     assert 0.5 <= pauses[0] <= 1.0
     assert pauses[1] == 7.0
+
+
+def test_a_reply_that_is_cut_off_is_asked_for_again(endpoint: FakeEndpoint, ask_for) -> None:
+    endpoint.answers = [(200, b'{"choices"', {"Content-Length": "5000"}), (200, _reply(_CAPTION), {})]
+    pauses: list[float] = []
+    assert captioner(endpoint.url, pauses).draft(ask_for(BenchmarkTask.DETAILED_CAPTION, "dog")).caption
+    assert len(pauses) == 1
 
 
 def test_trouble_that_stays_ends_with_what_was_said(endpoint: FakeEndpoint, ask_for) -> None:
