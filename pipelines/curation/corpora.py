@@ -38,7 +38,7 @@ from storage.schema import SCHEMA_VERSION, RejectReason
 
 __all__ = ["CARD_NAME", "VERSION", "Here", "Workers", "curate_local", "curate_with", "curation_key"]
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same sources and configuration would give another corpus."""
 
 _STAGE = "curation"

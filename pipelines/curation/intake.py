@@ -23,6 +23,7 @@ from pipelines.curation.families.base import Source
 from pipelines.curation.records import Draft, RecordError
 from pipelines.curation.steps.paths import SourceFolder
 from pipelines.curation.steps.source_files import SourceFiles
+from pipelines.curation.steps.tar_archive import escaped
 from storage.corpus import write_rejects
 from storage.errors import ObjectNotFound
 from storage.keys import Json, bytes_key, content_key
@@ -106,7 +107,7 @@ def read_part(work: Objects, part: Part) -> PartAccount:
     for name in dict.fromkeys(names):
         with files.open(name) as file:
             digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    listed = {name: bytes_key(files.read(name)) for name in source.listed_files(files)}
+    listed = {escaped(name): _digest_or_reason(files, name) for name in source.listed_files(files)}
     if listed:
         digests[_LISTED] = content_key(cast(Json, listed))
     key = content_key({"source": cast(Json, source.hashed_fields()), "digests": dict(digests), "place": part.place})
@@ -143,6 +144,14 @@ def read_part(work: Objects, part: Part) -> PartAccount:
     account = PartAccount(folder, digests, dict(records_in), tuple(draft_files), tuple(reject_files))
     work.create(f"{folder}/account.json", _account_to_json(account))
     return account
+
+
+def _digest_or_reason(files: SourceFiles, name: str) -> str:
+    """SHA-256 of a listed file, or why it can't be read: then its record is a reject."""
+    try:
+        return bytes_key(files.read(name))
+    except RecordError as error:
+        return error.reason.value
 
 
 def named_files(work: Objects, config: CurationConfig, accounts: Iterable[PartAccount]) -> tuple[NamedFile, ...]:

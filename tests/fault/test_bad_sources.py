@@ -252,6 +252,21 @@ def test_an_image_that_links_out_of_the_root_is_rejected(tmp_path: Path) -> None
     assert "name its folder as image_root" in reject.detail
 
 
+def test_a_picture_of_a_folder_that_links_out_of_the_root_or_nowhere_is_rejected(tmp_path: Path) -> None:
+    write_picture(tmp_path / "in/photos/a.png")
+    write_picture(tmp_path / "secret.png", seed=1)
+    (tmp_path / "in/photos/out.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "in/photos/gone.png").symlink_to("b.png")
+    source = {"kind": "images", "pictures": ["photos"]}
+    config = CurationConfig.model_validate({"root": str(tmp_path / "in"), "sources": [source], "max_reject_share": 1})
+    corpus = _curate(config, tmp_path / "out")
+    assert {reject.locator: reject.reason for reject in corpus.rejects()} == {
+        "gone.png": RejectReason.IMAGE_MISSING,
+        "out.png": RejectReason.PATH_UNSAFE,
+    }
+    assert [sample.locator for sample in corpus.samples()] == ["a.png"]
+
+
 def test_a_folder_in_the_place_of_an_image_is_rejected(tmp_path: Path) -> None:
     config = _write_source(tmp_path / "in")
     picture = tmp_path / "in/images/train2014/2.png"

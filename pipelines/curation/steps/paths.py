@@ -88,7 +88,10 @@ class SourceFolder:
             raise _unreadable(path, error) from None
 
     def names(self, folder: str) -> Iterator[str]:
-        """Paths of all files below a folder of this one, sorted; hidden ones and links out of it are left out.
+        """Paths of all files below a folder of this one, sorted; hidden ones and links to folders are left out.
+
+        Links to files are named, wherever they lead: `read` refuses those that lead out, so that their records are
+        rejects.
 
         They come while the folders are read: no more is held than the names in one folder and those above it.
 
@@ -104,7 +107,7 @@ class SourceFolder:
             return
         try:
             top = _resolved(local, folder)
-            yield from _walk(top, f"{folder}/" if folder else "", os.path.realpath(local))
+            yield from _walk(top, f"{folder}/" if folder else "")
         except (FileNotFoundError, NotADirectoryError):
             raise _absent(folder) from None
         except OSError as error:
@@ -205,21 +208,21 @@ class FolderFile:
             raise
 
 
-def _walk(top: str, prefix: str, root: str) -> Iterator[str]:
+def _walk(top: str, prefix: str) -> Iterator[str]:
     """Paths of the files below a folder, in the order of a sort of all of them."""
-    waiting = [_entries(top, prefix, root)]
+    waiting = [_entries(top, prefix)]
     while waiting:
         for path, below in waiting[-1]:
             if below is None:
                 yield path
             else:
-                waiting.append(_entries(below, path, root))
+                waiting.append(_entries(below, path))
                 break
         else:
             waiting.pop()
 
 
-def _entries(folder: str, prefix: str, root: str) -> Iterator[tuple[str, str | None]]:
+def _entries(folder: str, prefix: str) -> Iterator[tuple[str, str | None]]:
     """Files, and folders with a slash at their end and where they are, of one folder."""
     found: list[tuple[str, str | None]] = []
     with os.scandir(folder) as entries:
@@ -228,15 +231,10 @@ def _entries(folder: str, prefix: str, root: str) -> Iterator[tuple[str, str | N
                 continue
             if entry.is_dir(follow_symlinks=False):
                 found.append((f"{prefix}{entry.name}/", entry.path))
-            elif not entry.is_symlink() or _leads_to_file(entry.path, root):
+            elif not entry.is_symlink() or not os.path.isdir(entry.path):
                 found.append((f"{prefix}{entry.name}", None))
     # By the path as it will stand: "a.jpg" comes before "a/b.jpg".
     return iter(sorted(found))
-
-
-def _leads_to_file(link: str, root: str) -> bool:
-    target = os.path.realpath(link)
-    return target.startswith(root + os.sep) and os.path.isfile(target)
 
 
 def _read_local(folder: Path, path: str, extent: tuple[int, ...] | None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 
 import numpy as np
 import pycocotools.mask as coco
@@ -115,6 +116,24 @@ def test_empty_runs_inside_are_brought_into_canonical_form(bitmap: np.ndarray, d
 def test_union_is_or(height: int, width: int, num: int, data: st.DataObject) -> None:
     parts = [data.draw(arrays(np.bool_, (height, width))) for _ in range(num)]
     assert union([encode_mask(part) for part in parts]) == encode_mask(np.logical_or.reduce(parts))
+
+
+@given(st.lists(bitmaps, min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_unions_of_parts_agree_with_pycocotools(parts: list[np.ndarray], draw: random.Random) -> None:
+    """Whatever encoding each part comes in."""
+    height, width = parts[0].shape
+    same = [np.resize(part, (height, width)) for part in parts]
+    forms: list[object] = []
+    for part in same:
+        mask = encode_mask(part)
+        counts = draw.choice([mask.counts, mask.counts.decode(), _runs(part)])
+        forms.append({"size": [height, width], "counts": counts})
+    merged = coco.merge([coco.encode(np.asfortranarray(part, np.uint8)) for part in same])
+    masks = [mask_from_coco(form, height, width) for form, part in zip(forms, same, strict=True) if part.any()]
+    if masks:
+        np.testing.assert_array_equal(decode_mask(union(masks)), coco.decode(merged) == 1)
+    else:
+        assert not coco.decode(merged).any()
 
 
 @given(polygons, st.integers(1, 30), st.integers(1, 30))

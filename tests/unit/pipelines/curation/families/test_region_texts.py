@@ -18,6 +18,7 @@ from pipelines.curation.steps.paths import SourceFolder
 from pipelines.curation.steps.source_files import SourceFiles
 from pipelines.curation.testing import polygon_of, write_coco, write_picture
 from pipelines.progress import NullProgress
+from storage.corpus import Corpus
 from storage.errors import SourceError
 from storage.objects import Objects
 from storage.schema import PromptKind, Reject, RejectReason, Task, Turn, VisualPrompt
@@ -221,6 +222,24 @@ def test_a_name_that_is_no_unicode_is_escaped(tmp_path: Path) -> None:
     (reject,) = _records(tmp_path, kind="reason_seg", folders={"train": "train"})
     assert isinstance(reject, Reject)
     assert (reject.locator, reject.reason) == ("file=caf\\udce9.json", RejectReason.FIELD_INVALID)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems keep no such names")
+@pytest.mark.parametrize("name", [b"C:\\a.json", b"a\n.json", b"caf\xe9.json", b"out.json"])
+def test_a_file_of_reason_seg_that_may_not_be_read_is_a_reject_of_the_corpus(tmp_path: Path, name: bytes) -> None:
+    write_picture(tmp_path / "in/train/a.jpg")
+    _reason_seg(tmp_path / "in", _labelme({"label": "target", "points": _SQUARE}))
+    (tmp_path / "secret.json").write_text(json.dumps(_labelme({"label": "target", "points": _SQUARE}, text=["secret"])))
+    if name == b"out.json":
+        (tmp_path / "in/train/out.json").symlink_to(tmp_path / "secret.json")
+    else:
+        os.link(tmp_path / "secret.json", os.fsencode(tmp_path / "in/train") + b"/" + name)
+    source: Any = {"kind": "reason_seg", "root": str(tmp_path / "in"), "folders": {"train": "train"}}
+    config = CurationConfig.model_validate({"sources": [source]})
+    curate_local(config, Objects.open(tmp_path / "out"), NullProgress())
+    (reject,) = Corpus.open(Objects.open(tmp_path / "out")).rejects()
+    assert reject.reason in (RejectReason.PATH_UNSAFE, RejectReason.FIELD_INVALID)
+    assert reject.locator == f"file={os.fsdecode(name).encode(errors='backslashreplace').decode()}"
 
 
 def test_folders_of_reason_seg(tmp_path: Path) -> None:

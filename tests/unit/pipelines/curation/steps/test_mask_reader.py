@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pycocotools.mask as coco
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from pipelines.curation.records import DraftRegion, MaskFile, PanopticSegment, RecordError
@@ -51,6 +53,18 @@ class _Reader:
 
 def _segment(path: str, segment_id: int) -> DraftRegion:
     return DraftRegion(segmentation=PanopticSegment(path, segment_id), category="cup", source_id="7")
+
+
+@given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=16)), st.sampled_from(["1", "L", "RGB", "P"]))
+def test_masks_of_png_agree_with_pycocotools(bitmap: np.ndarray, mode: str) -> None:
+    """A mask file in any mode, and a segment of a panoptic map."""
+    assume(bitmap.any())
+    grey, sink = Image.fromarray(bitmap.astype(np.uint8) * 255), io.BytesIO()
+    grey.convert(mode).save(sink, "PNG")
+    reader = MaskReader(*bitmap.shape, lambda path: sink.getvalue(), 10_000)
+    expected = coco.encode(np.asfortranarray(bitmap, np.uint8))["counts"]
+    assert reader.region(DraftRegion(segmentation=MaskFile("a.png"))).mask.counts == expected
+    assert reader.region(_segment("a.png", 2**24 - 1)).mask.counts == expected
 
 
 def test_a_panoptic_png_is_read_once() -> None:

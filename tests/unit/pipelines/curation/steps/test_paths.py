@@ -78,9 +78,11 @@ def test_names_of_a_folder_come_sorted_and_while_they_are_read(tmp_path: Path) -
     (tmp_path / "in/pictures/link.jpg").symlink_to("a.jpg")
     (tmp_path / "in/pictures/loop").symlink_to("..")
     folder = SourceFolder(str(tmp_path / "in"))
-    expected = sorted(f"pictures/{name}" for name in [*names, "link.jpg"])
+    expected = sorted(f"pictures/{name}" for name in [*names, "link.jpg", "out.jpg"])
     assert list(folder.names("pictures")) == list(folder.names("/pictures/")) == expected
     assert list(folder.names("")) == expected
+    with pytest.raises(RecordError, match=r"path_unsafe: pictures/out\.jpg: a link leads out of the source's folder"):
+        folder.read("pictures/out.jpg")
     some = folder.names("pictures")
     assert next(some) == "pictures/a-b.jpg"
     (tmp_path / "in/pictures/a/1.jpg").unlink()  # its folder wasn't come to
