@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from types import MappingProxyType
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from pipelines.evaluation.metrics.res import Ratio
 from storage.schema import Mask, Sample
 
 __all__ = [
+    "NO_SIZES",
     "PREDICTION_SCHEMA",
     "SCORE_SCHEMA",
     "AnswerLike",
@@ -25,6 +27,7 @@ __all__ = [
     "Prediction",
     "Question",
     "Score",
+    "SizesPx",
     "Truth",
     "Variant",
     "Verdict",
@@ -182,11 +185,22 @@ class Wording(Protocol):
         ...
 
 
+SizesPx: TypeAlias = Mapping[str, tuple[int, int]]
+"""Height and width in px of pictures by `image_id`."""
+NO_SIZES: SizesPx = MappingProxyType({})
+
+
 class Benchmark(Protocol):
     """One way to examine a student; built from its part of the recipe."""
 
-    def questions(self, samples: Sequence[Sample], wording: Wording) -> list[Question]:
-        """What to ask about these samples, clustered by image."""
+    def questions(self, samples: Sequence[Sample], wording: Wording, sizes_px: SizesPx = NO_SIZES) -> list[Question]:
+        """What to ask about these samples, clustered by image.
+
+        Args:
+            samples: of a corpus.
+            wording: frames each turn.
+            sizes_px: of pictures whose samples have prompts but no mask that tells the size.
+        """
         ...
 
     def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
