@@ -57,6 +57,30 @@ def test_heads_fit_the_teachers(name: str) -> None:
         assert heads[teacher.kind].source == teacher.student_source
 
 
+_PUBLISHED_REPEATS = {
+    "refcoco": 4, "refcoco+": 4, "refcocog": 4, "grefcoco": 3, "coco_panoptic instance": 1, "coco_panoptic semantic": 1,
+    "coco_panoptic category": 1, "muse": 1, "pix2cap referring": 2, "pix2cap description": 10, "gcg_refcocog": 1,
+    "gcg_grandf": 10, "gcg_openpsg": 1, "gcg_flickr": 1, "osprey description": 10, "osprey conversation": 1, "llava": 1,
+}  # fmt: skip
+"""How often the paper's authors repeat each part of their data."""
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("pixel-sail-0.5b", {}), ("pixel-sail-3b", {}), ("pixel-sail-3b-qa", {"llava": 2, "sam_captions": 1})],
+)
+def test_published_mixtures_are_whole_and_have_their_sources(name: str, other: dict[str, int]) -> None:
+    recipe = load_recipe(name)
+    mixture = recipe.training.mixture
+    assert {" ".join([*e.families, *e.tasks]): e.repeats for e in mixture} == _PUBLISHED_REPEATS | other
+    assert recipe.costs.mixture_rows is not None
+    assert len(recipe.costs.mixture_rows) == len(mixture)
+    # A family is called as its kind is, or by its data set.
+    kinds = {getattr(source, "family", source.kind) for source in recipe.curation.sources}
+    kinds |= {getattr(source, "dataset", source.kind) for source in recipe.curation.sources}
+    assert {family for entry in mixture for family in entry.families} <= kinds
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_names_and_workspaces(name: str) -> None:
     recipe = load_recipe(name)
