@@ -93,11 +93,9 @@ def evaluate(
 def plan_questions(corpus: Corpus, config: EvaluationConfig, wording: Wording) -> list[Question]:
     """All questions of all benchmarks, in a fixed order."""
     questions: list[Question] = []
-    table = corpus.image_table(["image_id", "height", "width"]).to_pydict()
-    sizes_px = dict(zip(table["image_id"], zip(table["height"], table["width"], strict=True), strict=True))
     for benchmark in config.benchmarks:
         samples = list(corpus.samples(families=benchmark.families, splits=benchmark.splits))
-        questions += benchmark.build().questions(samples, wording, sizes_px)
+        questions += benchmark.build().questions(samples, wording)
     return questions
 
 

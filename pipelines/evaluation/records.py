@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +18,6 @@ from pipelines.evaluation.metrics.res import Ratio
 from storage.schema import Mask, Sample
 
 __all__ = [
-    "NO_SIZES",
     "PREDICTION_SCHEMA",
     "SCORE_SCHEMA",
     "AnswerLike",
@@ -27,7 +25,6 @@ __all__ = [
     "Prediction",
     "Question",
     "Score",
-    "SizesPx",
     "Truth",
     "Variant",
     "Verdict",
@@ -185,22 +182,11 @@ class Wording(Protocol):
         ...
 
 
-SizesPx: TypeAlias = Mapping[str, tuple[int, int]]
-"""Height and width in px of pictures by `image_id`."""
-NO_SIZES: SizesPx = MappingProxyType({})
-
-
 class Benchmark(Protocol):
     """One way to examine a student; built from its part of the recipe."""
 
-    def questions(self, samples: Sequence[Sample], wording: Wording, sizes_px: SizesPx = NO_SIZES) -> list[Question]:
-        """What to ask about these samples, clustered by image.
-
-        Args:
-            samples: of a corpus.
-            wording: frames each turn.
-            sizes_px: of pictures whose samples have prompts but no mask that tells the size.
-        """
+    def questions(self, samples: Sequence[Sample], wording: Wording) -> list[Question]:
+        """What to ask about these samples, clustered by image."""
         ...
 
     def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:

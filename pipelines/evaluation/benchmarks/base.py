@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.evaluation.metrics.res import Ratio, overlap
-from pipelines.evaluation.records import NO_SIZES, AnswerLike, Prediction, Question, SizesPx, Truth, Variant, Wording
+from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Wording
 from storage.errors import DataError
 from storage.masks import encode_mask, union
 from storage.prompts import prompt_mask
@@ -120,34 +120,26 @@ def ask(
     )
 
 
-def prompt_masks(sample: Sample, sizes_px: SizesPx = NO_SIZES) -> tuple[Mask, ...]:
+def prompt_masks(sample: Sample) -> tuple[Mask, ...]:
     """The visual prompts of a sample as masks of the whole picture, in order.
 
-    Args:
-        sample: whose prompts they are.
-        sizes_px: of the pictures of samples that have prompts without a region, which would tell the size.
-
     Raises:
-        DataError: a prompt without the field that its kind needs, or outside the picture; a sample without region
-            whose picture's size isn't told.
+        DataError: a prompt without the field that its kind needs, or outside the picture.
     """
-    return tuple(_prompt_mask(sample, prompt, sizes_px) for prompt in sample.prompts)
+    return tuple(_prompt_mask(sample, prompt) for prompt in sample.prompts)
 
 
-def _prompt_mask(sample: Sample, prompt: VisualPrompt, sizes_px: SizesPx) -> Mask:
+def _prompt_mask(sample: Sample, prompt: VisualPrompt) -> Mask:
     if prompt.kind is PromptKind.MASK and prompt.region is not None:
         return sample.regions[prompt.region].mask
-    if sample.regions:
-        height_px, width_px = sample.regions[0].mask.height, sample.regions[0].mask.width
-    elif sample.image_id is not None and sample.image_id in sizes_px:
-        height_px, width_px = sizes_px[sample.image_id]
-    else:
+    if not sample.regions:
         raise DataError(
-            f"sample {sample.sample_id} ({sample.family}): expected the size of its picture, or a region beside its "
-            f"{prompt.kind.value} prompt, got neither; give the sizes of the corpus's pictures"
+            f"sample {sample.sample_id} ({sample.family}): expected a region beside its {prompt.kind.value} prompt, "
+            "got none; curate the family again"
         )
+    size = sample.regions[0].mask
     try:
-        return encode_mask(prompt_mask(prompt, sample.regions, height_px, width_px))
+        return encode_mask(prompt_mask(prompt, sample.regions, size.height, size.width))
     except ValueError as error:
         raise DataError(f"sample {sample.sample_id} ({sample.family}): {error}; curate the family again") from error
 

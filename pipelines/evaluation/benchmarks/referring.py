@@ -16,17 +16,7 @@ from pipelines.evaluation.benchmarks.base import (
     units_by_image,
 )
 from pipelines.evaluation.metrics.res import Outcome, Ratio, gres_scores, overlap, res_scores
-from pipelines.evaluation.records import (
-    NO_SIZES,
-    AnswerLike,
-    Prediction,
-    Question,
-    SizesPx,
-    Truth,
-    Variant,
-    Verdict,
-    Wording,
-)
+from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
 from storage.masks import area_px
 from storage.schema import Mask, Sample, Task
 
@@ -58,7 +48,7 @@ class Referring:
         self._config = config
         self._name = config.name or config.kind
 
-    def questions(self, samples: Sequence[Sample], wording: Wording, sizes_px: SizesPx = NO_SIZES) -> list[Question]:
+    def questions(self, samples: Sequence[Sample], wording: Wording) -> list[Question]:
         """One question per expression and per student (trained, untrained)."""
         chosen = [sample for sample in samples if sample.task in self._config.tasks]
         variants = self._config.variants

@@ -18,17 +18,7 @@ from pipelines.evaluation.benchmarks.base import (
     units_by_image,
 )
 from pipelines.evaluation.metrics.res import Ratio
-from pipelines.evaluation.records import (
-    NO_SIZES,
-    AnswerLike,
-    Prediction,
-    Question,
-    SizesPx,
-    Truth,
-    Variant,
-    Verdict,
-    Wording,
-)
+from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
 from storage.schema import Mask, Sample, Task
 
 __all__ = [
@@ -105,14 +95,14 @@ class Description:
         """
         return self._vocabulary.intersection(plain_words(text.partition(",")[0]))
 
-    def questions(self, samples: Sequence[Sample], wording: Wording, sizes_px: SizesPx = NO_SIZES) -> list[Question]:
+    def questions(self, samples: Sequence[Sample], wording: Wording) -> list[Question]:
         """One question per description; `moved` ones where the picture has an object that is described otherwise."""
         chosen = [sample for sample in samples if sample.task is Task.DESCRIPTION and sample.prompts]
         asked: list[Question] = []
         for units in units_by_image(chosen, self._config.max_images):
             for variant in self._config.variants:
                 for unit in units:
-                    source = self._other(unit, units, sizes_px) if variant is Variant.MOVED else unit
+                    source = self._other(unit, units) if variant is Variant.MOVED else unit
                     if source is None:
                         continue
                     asked.append(
@@ -122,20 +112,20 @@ class Description:
                             unit,
                             wording,
                             truth=truth_of(source),
-                            prompts=prompt_masks(source.sample, sizes_px),
+                            prompts=prompt_masks(source.sample),
                         )
                     )
         return asked
 
-    def _other(self, unit: Unit, units: Sequence[Unit], sizes_px: SizesPx) -> Unit | None:
+    def _other(self, unit: Unit, units: Sequence[Unit]) -> Unit | None:
         """The next unit in order of the prompts' masks, whose truth has other attribute words."""
-        own, words = _place(unit, sizes_px), self.attributes(truth_of(unit).text)
+        own, words = _place(unit), self.attributes(truth_of(unit).text)
         others = [
             other
-            for other in sorted(units, key=lambda other: _place(other, sizes_px))
+            for other in sorted(units, key=_place)
             if len(other.sample.prompts) == len(unit.sample.prompts) and self.attributes(truth_of(other).text) != words
         ]
-        later = [other for other in others if _place(other, sizes_px) > own]
+        later = [other for other in others if _place(other) > own]
         return (later or others or [None])[0]
 
     def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
@@ -166,11 +156,11 @@ class _WordBenchmark:
     def __init__(self, name: str, variants: Sequence[Variant], max_images: int | None) -> None:
         self._name, self._variants, self._max_images = name, variants, max_images
 
-    def questions(self, samples: Sequence[Sample], wording: Wording, sizes_px: SizesPx = NO_SIZES) -> list[Question]:
+    def questions(self, samples: Sequence[Sample], wording: Wording) -> list[Question]:
         """One question per turn and student."""
         chosen = [sample for sample in samples if sample.task is self.task and sample.prompts]
         return [
-            ask(self._name, variant, unit, wording, truth=self.truth(unit), prompts=prompt_masks(unit.sample, sizes_px))
+            ask(self._name, variant, unit, wording, truth=self.truth(unit), prompts=prompt_masks(unit.sample))
             for units in units_by_image(chosen, self._max_images)
             for variant in self._variants
             for unit in units
@@ -217,8 +207,8 @@ class MultipleChoice(_WordBenchmark):
         return Verdict(score=float(bool(truth.text.strip()) and truth.text.strip() in answer.text))
 
 
-def _place(unit: Unit, sizes_px: SizesPx) -> tuple[tuple[bytes, ...], str, int]:
-    masks: tuple[Mask, ...] = prompt_masks(unit.sample, sizes_px)
+def _place(unit: Unit) -> tuple[tuple[bytes, ...], str, int]:
+    masks: tuple[Mask, ...] = prompt_masks(unit.sample)
     return tuple(mask.counts for mask in masks), unit.sample.sample_id, unit.turn
 
 

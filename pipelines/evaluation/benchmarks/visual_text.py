@@ -18,17 +18,7 @@ from pipelines.evaluation.benchmarks.base import (
     units_by_image,
 )
 from pipelines.evaluation.metrics.res import Outcome, Ratio, overlap, res_scores
-from pipelines.evaluation.records import (
-    NO_SIZES,
-    AnswerLike,
-    Prediction,
-    Question,
-    SizesPx,
-    Truth,
-    Variant,
-    Verdict,
-    Wording,
-)
+from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
 from storage.schema import Mask, Sample, Task
 
 __all__ = ["VisualTextReferring", "VisualTextReferringConfig"]
@@ -59,7 +49,7 @@ class VisualTextReferring:
         self._config = config
         self._name = config.name or config.kind
 
-    def questions(self, samples: Sequence[Sample], wording: Wording, sizes_px: SizesPx = NO_SIZES) -> list[Question]:
+    def questions(self, samples: Sequence[Sample], wording: Wording) -> list[Question]:
         """One question per turn and variant; `moved` ones where the picture has another prompted object."""
         chosen = [sample for sample in samples if sample.task is Task.VISUAL_TEXT_REFERRING and sample.prompts]
         objects = _objects(samples)
@@ -67,8 +57,9 @@ class VisualTextReferring:
         for units in units_by_image(chosen, self._config.max_images):
             for variant in self._config.variants:
                 for unit in units:
-                    own = prompt_masks(unit.sample, sizes_px)
-                    prompts = _moved(unit, own, objects[unit.image_id]) if variant is Variant.MOVED else own
+                    prompts = (
+                        _moved(unit, objects[unit.image_id]) if variant is Variant.MOVED else prompt_masks(unit.sample)
+                    )
                     if prompts is not None and any(unit.sample.turns[unit.turn].targets):
                         asked.append(ask(self._name, variant, unit, wording, truth=truth_of(unit), prompts=prompts))
         return asked
@@ -103,8 +94,9 @@ def _objects(samples: Iterable[Sample]) -> dict[str, dict[bytes, Mask]]:
     return objects
 
 
-def _moved(unit: Unit, own: tuple[Mask, ...], known: dict[bytes, Mask]) -> tuple[Mask, ...] | None:
-    """Every prompt of the unit (`own`) on another object of the picture, which is no target either."""
+def _moved(unit: Unit, known: dict[bytes, Mask]) -> tuple[Mask, ...] | None:
+    """Every prompt of the unit on another object of the picture, which is no target either."""
+    own = prompt_masks(unit.sample)
     regions = unit.sample.regions
     targets = [regions[index].mask for target in unit.sample.turns[unit.turn].targets for index in target]
     identity = same_objects([*known.values(), *own, *targets])

@@ -1,30 +1,21 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from model.predictor import Answer
-from pipelines.curation.config import CurationConfig
-from pipelines.curation.corpora import curate_local
-from pipelines.curation.testing import write_picture
 from pipelines.evaluation.benchmarks.base import plain_words, prompt_masks, same_objects
 from pipelines.evaluation.benchmarks.referring import ReferringConfig, swapped_truths
 from pipelines.evaluation.benchmarks.regions import CategoryConfig, DescriptionConfig, MultipleChoiceConfig
 from pipelines.evaluation.benchmarks.visual_text import VisualTextReferringConfig
 from pipelines.evaluation.config import EvaluationConfig, evaluation_key
-from pipelines.evaluation.pipeline import plan_questions
 from pipelines.evaluation.records import Benchmark, Question, Truth, Variant
-from pipelines.progress import NullProgress
-from storage.corpus import Corpus
 from storage.errors import DataError
-from storage.masks import area_px, box_xyxy_px, decode_mask, encode_mask
-from storage.objects import Objects
-from storage.schema import PromptKind, Sample, Task, Turn, VisualPrompt
+from storage.masks import area_px, decode_mask, encode_mask
+from storage.schema import PromptKind, Sample, Task, VisualPrompt
 
 
 def _samples(scenes: Sequence) -> list[Sample]:
@@ -180,45 +171,6 @@ def test_prompts_of_every_kind_become_masks(scenes) -> None:
     assert area_px(mask_of(VisualPrompt(kind=PromptKind.SCRIBBLE, points_xy_px=((4.5, 5.5), (20.5, 5.5))))) > 10
     with pytest.raises(DataError, match="expected box_xyxy_px, got none; curate the family again"):
         mask_of(VisualPrompt(kind=PromptKind.BOX))
-
-
-def _without_regions(sample: Sample, prompt: VisualPrompt) -> Sample:
-    """A description of what a box or a point shows, of which nobody drew a mask."""
-    fields = {name: getattr(sample, name) for name in sample.__dataclass_fields__}
-    changed = {"sample_id": f"bare-{prompt.kind}", "regions": (), "prompts": (prompt,)}
-    turns = tuple(Turn(text=turn.text, answer=turn.answer) for turn in sample.turns)
-    return Sample(**fields | changed | {"turns": turns})
-
-
-def test_boxes_and_points_without_a_region_take_the_size_of_the_picture(scenes, wording) -> None:
-    record = scenes[0].record
-    sizes_px = {record.image_id: (record.height, record.width)}
-    described = next(sample for sample in scenes[0].samples if sample.task is Task.DESCRIPTION)
-    box = VisualPrompt(kind=PromptKind.BOX, box_xyxy_px=(1.0, 1.0, 7.0, 7.0))
-    point = VisualPrompt(kind=PromptKind.POINT, points_xy_px=((4.5, 5.5),))
-    samples = [_without_regions(described, box), _without_regions(described, point)]
-    asked = DescriptionConfig().build().questions(samples, wording, sizes_px)
-    prompts = {question.sample_id: question.prompts for question in asked if question.variant is Variant.STANDARD}
-    assert prompts.keys() == {"bare-box", "bare-point"}
-    ((mask,), (disc,)) = prompts["bare-box"], prompts["bare-point"]
-    assert (mask.height, mask.width) == (disc.height, disc.width) == (record.height, record.width)
-    assert box_xyxy_px(mask) == (1, 1, 7, 7)
-    assert decode_mask(disc)[5, 4]
-    with pytest.raises(DataError, match="expected the size of its picture, or a region beside its box prompt"):
-        prompt_masks(samples[0])
-
-
-def test_a_box_alone_is_asked_about_on_a_curated_corpus(tmp_path: Path, wording) -> None:
-    write_picture(tmp_path / "in/a.png", height=24, width=32)
-    row = {"image": "a.png", "description": "a cup", "prompts": [{"kind": "box", "box_xyxy_px": [2, 3, 12, 9]}]}
-    (tmp_path / "in/rows.jsonl").write_text(json.dumps(row))
-    source = {"kind": "generic", "root": str(tmp_path / "in"), "split": "val"}
-    output = Objects.open(tmp_path / "out")
-    curate_local(CurationConfig.model_validate({"sources": [source]}), output, NullProgress())
-    config = EvaluationConfig(benchmarks=(DescriptionConfig(splits=("val",)),))
-    first, *_ = plan_questions(Corpus.open(output), config, wording)
-    (mask,) = first.prompts
-    assert (mask.height, mask.width, box_xyxy_px(mask)) == (24, 32, (2, 3, 12, 9))
 
 
 def test_max_images_takes_the_smallest_hashes(scenes, wording) -> None:
