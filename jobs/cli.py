@@ -21,6 +21,7 @@ from storage.errors import SailloftError
 
 if TYPE_CHECKING:
     from jobs.config import Recipe
+    from jobs.runner import RunResult
 
 __all__ = ["app", "main"]
 
@@ -99,7 +100,7 @@ def demo(
 
     name = recipe or ("demo-real" if real else "demo")
     resolved = _load(name, [*demo_overrides(real, workspace), *(overrides or [])])
-    if not _run(resolved, None, dry_run):
+    if _run(resolved, None, dry_run) is not None:
         typer.echo(next_steps(name))
 
 
@@ -120,9 +121,34 @@ def _until(command: str, summary: str) -> Callable[..., None]:
 for _command, _summary in (
     ("curate", "Makes the corpus of a recipe (and its scenes, if it has any)."),
     ("train", "Trains the student, after making what has to be there before."),
-    ("evaluate", "Scores the trained student, after making what has to be there before."),
 ):
     app.command(_command, epilog=f"Example:  sailloft {_command} my.yaml --dry-run")(_until(_command, _summary))
+
+
+@app.command(epilog="Examples:  sailloft evaluate my.yaml   |   sailloft evaluate my.yaml evaluation.suite=perbench")
+def evaluate(recipe: RecipeArgument, overrides: OverridesArgument = None, dry_run: DryRunOption = False) -> None:
+    """Scores the trained student and shows the table, after making what has to be there before.
+
+    Published scores stand beside one's own, marked as such; the table lies in the output as .md and .csv too.
+    """
+    resolved = _load(recipe, overrides)
+    result = _run(resolved, "evaluate", dry_run)
+    if result is not None:
+        typer.echo("\n".join(["", *result.score_sheets()]))
+
+
+@app.command(epilog="Example:  sailloft compare runs/a/evaluate/KEY runs/b/evaluate/KEY")
+def compare(
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="Folder or URL of an evaluation: evaluate/<key>.")],
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="Another one, on the same questions.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+) -> None:
+    """Compares two checkpoints on the same questions: differences of all scores, with paired intervals."""
+    from jobs.compare import compare as differences_of
+    from jobs.compare import differences_json, differences_text
+
+    found = differences_of(first, second)
+    typer.echo(differences_json(found) if as_json else differences_text(found))
 
 
 @app.command(epilog="Examples:  sailloft teach my.yaml --dry-run   |   sailloft teach my.yaml --verify 100")
@@ -401,18 +427,18 @@ def _load(recipe: str, overrides: list[str] | None) -> Recipe:
     return load_recipe(recipe, overrides or [])
 
 
-def _run(recipe: Recipe, until: str | None, dry_run: bool) -> bool:
-    """Runs or, on a dry run, describes; says whether it was a dry run."""
+def _run(recipe: Recipe, until: str | None, dry_run: bool) -> RunResult | None:
+    """Runs and returns what was done or, on a dry run, describes."""
     from jobs.display import open_display
     from jobs.runner import describe_plan, run_recipe
 
     if dry_run:
         typer.echo(describe_plan(recipe, until))
-        return True
+        return None
     with open_display() as display:
         result = run_recipe(recipe, display, until, verbose=logger.isEnabledFor(logging.INFO))
     typer.echo(result.summary())
-    return False
+    return result
 
 
 def main() -> int:

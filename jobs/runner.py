@@ -15,6 +15,7 @@ from jobs.display import Display, format_seconds
 from jobs.flow import Located, Outcome, State, Timings, run_stages
 from jobs.session import ray_session
 from jobs.stages import plan_stages
+from pipelines.evaluation.score_sheet import SHEET_NAME
 from pipelines.report.page import REPORT_NAME
 from storage.errors import UsageError
 from storage.keys import Json, content_key
@@ -44,6 +45,11 @@ class RunResult:
     def num_ran(self) -> int:
         """Stages that did work."""
         return sum(outcome.state is State.RAN for outcome in self.outcomes)
+
+    def score_sheets(self) -> list[str]:
+        """The table of the evaluation that the run made or found; none if it ended before it."""
+        urls = [outcome.url for outcome in self.outcomes if outcome.name == "evaluate"]
+        return [Objects.open(url).read(SHEET_NAME).decode() for url in urls]
 
     def summary(self) -> str:
         """Lines for the user: what was done and where to look."""

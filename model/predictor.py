@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import TextStreamer
+from transformers import LogitsProcessor, LogitsProcessorList, TextStreamer
 from transformers.generation.utils import GenerateOutput
 
 from model.checkpoint import load_checkpoint, load_config, load_tokenizer
@@ -37,6 +37,8 @@ class Request:
     text: str
     visual_prompts: Sequence[object] = ()
     """See `model.regions.region_mask`."""
+    answer_prefix: str = ""
+    """Words that the answer has to begin with, `[SEG]` among them if wanted; the student goes on behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +143,17 @@ class Predictor:
         device = self.model.device
         inputs = {name: tensor.to(device) for name, tensor in model_inputs(rows, self.tokenizer).items()}
         del inputs["labels"]
+        forced = [self.tokenizer.encode(request.answer_prefix) for request in requests]
+        longest = max(map(len, forced), default=0)
+        begin = [_Beginning(inputs["input_ids"].shape[1], forced)] if longest else []
         streamer = None if on_text is None else _Pieces(self.processor, on_text)
         output = cast(
             "GenerateOutput",
             self.model.generate(
                 **inputs,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=max_new_tokens + longest,
                 do_sample=False,
+                logits_processor=LogitsProcessorList(begin),
                 return_dict_in_generate=True,
                 streamer=streamer,
             ),
@@ -163,6 +169,28 @@ class Predictor:
         text = self.tokenizer.decode(tokens[: tokens.index(end)] if end in tokens else tokens)
         masks, scores = masks_at(logits, (size_px[0], size_px[1]))
         return Answer(text, tuple(masks), tuple(scores))
+
+
+class _Beginning(LogitsProcessor):
+    """Makes answers begin with given tokens.
+
+    Args:
+        length: of the prompts, padding included.
+        forced: tokens that each row has to begin with.
+    """
+
+    def __init__(self, length: int, forced: Sequence[Sequence[int]]) -> None:
+        self._length, self._forced = length, forced
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Scores of the next token; where one is forced, all others have none."""
+        place = input_ids.shape[1] - self._length
+        scores = scores.clone()
+        for row, tokens in enumerate(self._forced):
+            if place < len(tokens):
+                scores[row] = -torch.inf
+                scores[row, tokens[place]] = 0.0
+        return scores
 
 
 class _Pieces(TextStreamer):

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 from pydantic import Field, model_validator
 
 from pipelines.evaluation.benchmarks.referring import ReferringConfig
 from pipelines.evaluation.benchmarks.registry import AnyBenchmarkConfig
+from pipelines.evaluation.records import Score
+from pipelines.evaluation.score_sheet import PublishedAs
+from pipelines.evaluation.suites import SUITES, SuiteName
 from storage.keys import Json, content_key
 from storage.recipe import RecipeModel
 from storage.schema import SCHEMA_VERSION
 
-__all__ = ["VERSION", "EvaluationConfig", "evaluation_key"]
+__all__ = ["VERSION", "EvaluationConfig", "evaluation_key", "published_as"]
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same inputs give other predictions or scores."""
 
 
 class EvaluationConfig(RecipeModel):
     """Benchmarks and how they are run."""
 
+    suite: SuiteName | None = Field(default=None, json_schema_extra={"hashed": False})
+    """Published benchmarks by name, in place of `benchmarks`; `evaluation: perbench` is short for it."""
     benchmarks: tuple[AnyBenchmarkConfig, ...] = (ReferringConfig(),)
     """What the student is examined in."""
     wording: Literal["short", "varied"] = "varied"
@@ -45,6 +51,18 @@ class EvaluationConfig(RecipeModel):
     """CPUs that Ray reserves for each."""
     gpus_per_actor: float = Field(default=0.0, ge=0, json_schema_extra={"hashed": False})
     """GPUs that Ray reserves for each."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suite_by_name(cls, value: object) -> object:
+        tree = {"suite": value} if isinstance(value, str) else value
+        if not isinstance(tree, Mapping):
+            return tree
+        fields = cast("Mapping[str, object]", tree)
+        suite = fields.get("suite")
+        if suite is None or suite not in SUITES:  # an unknown one is told by the field's own check
+            return dict(fields)
+        return {**fields, "benchmarks": SUITES[suite]}
 
     @model_validator(mode="after")
     def _names_differ(self) -> EvaluationConfig:
@@ -71,3 +89,14 @@ def evaluation_key(config: EvaluationConfig, corpus_key: str, checkpoint_key: st
             "inputs": {"corpus": corpus_key, "checkpoint": checkpoint_key},
         }
     )
+
+
+def published_as(config: EvaluationConfig, scores: Sequence[Score]) -> PublishedAs:
+    """Which published rows stand beside which of the scores."""
+    benchmarks = {benchmark.name or benchmark.kind: benchmark for benchmark in config.benchmarks}
+    found: dict[str, dict[str, tuple[str, str, str]]] = {}
+    for score in scores:
+        place = benchmarks[score.benchmark].published_as(score.metric)
+        if place is not None:
+            found.setdefault(score.benchmark, {})[score.metric] = place
+    return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -29,7 +30,7 @@ from pipelines.evaluation.records import (
 from storage.corpus import Corpus
 from storage.errors import DataError
 from storage.manifest import FileEntry
-from storage.masks import decode_mask, encode_mask
+from storage.masks import area_px, decode_mask, encode_mask
 from storage.objects import Objects
 from storage.schema import ImageRecord
 
@@ -118,30 +119,55 @@ def answer_questions(
         max_new_tokens: upper bound of an answer, in tokens.
 
     Returns:
-        One row per question, and one more for each that is also scored against a swapped truth.
+        One row per question, and one more for each that is also scored against a swapped truth or by released rules.
     """
     rows: list[Prediction] = []
     for start in range(0, len(questions), questions_per_batch):
         batch = questions[start : start + questions_per_batch]
         pictures = {image_id: picture_of(corpus.image(image_id)) for image_id in {q.image_id for q in batch}}
-        requests = [
-            Request(
-                image=pictures[question.image_id],
-                text=question.text,
-                visual_prompts=tuple(decode_mask(mask) for mask in question.prompts),
-            )
-            for question in batch
-        ]
-        for question, answer in zip(batch, student.answer(requests, max_new_tokens), strict=True):
+        answers = student.answer([_request(question, pictures) for question in batch], max_new_tokens)
+        again = _asked_again(batch, answers, student, pictures, max_new_tokens)
+        for place, (question, answer) in enumerate(zip(batch, answers, strict=True)):
             benchmark = benchmarks[question.benchmark]
             rows.append(_judged(benchmark, question, question.variant, question.truth, answer))
             if question.swapped is not None:
                 rows.append(_judged(benchmark, question, Variant.SWAPPED, question.swapped, answer))
+            if question.released:
+                second = again.get(place, answer)
+                rows.append(_judged(benchmark, question, Variant.RELEASED, question.truth, second))
     return rows
 
 
+def _request(question: Question, pictures: Mapping[str, Image.Image], answer_prefix: str = "") -> Request:
+    return Request(
+        image=pictures[question.image_id],
+        text=question.text,
+        visual_prompts=tuple(decode_mask(mask) for mask in question.prompts),
+        answer_prefix=answer_prefix,
+    )
+
+
+def _asked_again(
+    batch: Sequence[Question],
+    answers: Sequence[AnswerLike],
+    student: Student,
+    pictures: Mapping[str, Image.Image],
+    max_new_tokens: int,
+) -> dict[int, AnswerLike]:
+    """Second answers by their places in the batch, of questions that got no mask and are to be asked again."""
+    places = [
+        place
+        for place, (question, answer) in enumerate(zip(batch, answers, strict=True))
+        if question.released and question.retry_prefix and not len(answer.masks)
+    ]
+    if not places:
+        return {}
+    requests = [_request(batch[place], pictures, batch[place].retry_prefix) for place in places]
+    return dict(zip(places, student.answer(requests, max_new_tokens), strict=True))
+
+
 def _judged(benchmark: Benchmark, question: Question, variant: Variant, truth: Truth, answer: AnswerLike) -> Prediction:
-    verdict = benchmark.judge(question, truth, answer)
+    verdict = benchmark.judge(replace(question, variant=variant), truth, answer)
     masks = tuple(encode_mask(np.asarray(mask, dtype=np.bool_)) for mask in answer.masks)
     return Prediction(
         benchmark=question.benchmark,
@@ -161,10 +187,14 @@ def _judged(benchmark: Benchmark, question: Question, variant: Variant, truth: T
         truth_sample_id=truth.sample_id,
         truth_turn=truth.turn,
         truth_text=truth.text,
+        references=truth.references,
+        num_targets=len(truth.masks),
+        truth_area_px=sum(area_px(mask) for mask in truth.masks),
         intersection_px=verdict.intersection_px,
         union_px=verdict.union_px,
         no_target=verdict.no_target,
         predicted_no_target=verdict.predicted_no_target,
+        ious=verdict.ious,
         score=verdict.score,
     )
 

@@ -18,7 +18,8 @@ import numpy as np
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from pipelines.evaluation.config import EvaluationConfig, evaluation_key
+from pipelines.evaluation.benchmarks.base import with_regions
+from pipelines.evaluation.config import EvaluationConfig, evaluation_key, published_as
 from pipelines.evaluation.inference import (
     LoadStudent,
     Student,
@@ -31,6 +32,7 @@ from pipelines.evaluation.inference import (
 )
 from pipelines.evaluation.metrics.table import score_table
 from pipelines.evaluation.records import Benchmark, Prediction, Question, Score, Variant, Wording, scores_to_table
+from pipelines.evaluation.score_sheet import SHEET_NAME, score_sheet
 from pipelines.progress import NullProgress, Progress
 from storage.corpus import Corpus
 from storage.errors import DataError
@@ -55,9 +57,10 @@ def evaluate(
 ) -> Manifest:
     """Examines a checkpoint on a corpus.
 
-    Writes `predictions/*.parquet`, `scores.parquet`, `scores.json` and the manifest, whose facts
-    hold the scores as well. An output that is there already is returned as it is. A `memory://`
-    store belongs to one process, so that such a run stays in this one and needs no Ray.
+    Writes `predictions/*.parquet`, the scores (`scores.parquet`, `.json`), the table with published ones beside them
+    (`scores.md`, `.csv`, `.txt`) and the manifest, whose facts hold the scores as well. An output that is there already
+    is returned as it is. A `memory://` store belongs to one process, so that such a run stays in this one and needs no
+    Ray.
 
     Args:
         corpus: questions, truths and pictures.
@@ -92,9 +95,13 @@ def evaluate(
 
 def plan_questions(corpus: Corpus, config: EvaluationConfig, wording: Wording) -> list[Question]:
     """All questions of all benchmarks, in a fixed order."""
+    table = corpus.image_table(["image_id", "height", "width"])
+    columns = (table[name].to_pylist() for name in ("image_id", "height", "width"))
+    sizes = {image_id: (height, width) for image_id, height, width in zip(*columns, strict=True)}
     questions: list[Question] = []
     for benchmark in config.benchmarks:
-        samples = list(corpus.samples(families=benchmark.families, splits=benchmark.splits))
+        found = corpus.samples(families=benchmark.families, splits=benchmark.splits)
+        samples = [s if s.image_id is None else with_regions(s, *sizes[s.image_id]) for s in found]
         questions += benchmark.build().questions(samples, wording)
     return questions
 
@@ -210,9 +217,13 @@ def _publish(
     facts = cast("list[Json]", [asdict(score) | {"variant": score.variant.value} for score in scores])
     facts = [_finite(cast("dict[str, Json]", fact)) for fact in facts]
     table = scores_to_table(scores)
+    sheet = score_sheet(scores, published_as(config, scores), corpus.manifest.facts, config.interval_level)
     for name, data, num_rows in (
         ("scores.parquet", parquet_bytes(table), len(scores)),
         ("scores.json", json.dumps(facts, indent=1, sort_keys=True).encode(), None),
+        ("scores.md", sheet.markdown().encode(), None),
+        ("scores.csv", sheet.csv().encode(), None),
+        (SHEET_NAME, sheet.text().encode(), None),
     ):
         output.create(name, data)
         files.append(FileEntry.of(name, output.read(name), num_rows))

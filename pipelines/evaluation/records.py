@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.evaluation.metrics.res import Ratio
+from pipelines.evaluation.metrics.estimates import Estimate
+from storage.errors import DataError
 from storage.schema import Mask, Sample
 
 __all__ = [
@@ -36,7 +37,7 @@ __all__ = [
 
 
 class Variant(StrEnum):
-    """How the questions of a benchmark are put; all but `standard` are controls."""
+    """How the questions of a benchmark are put; all but `standard` and `released` are controls."""
 
     STANDARD = "standard"
     """As it is meant."""
@@ -44,18 +45,30 @@ class Variant(StrEnum):
     """The same answers, compared with the truth of another object of the same picture."""
     MOVED = "moved"
     """The visual prompt is moved to another object of the same picture; the text stays."""
+    RELEASED = "released"
+    """The answers by the rules of the released evaluation, faults included, for scores to set beside published ones.
+    A question that got no mask may have been asked again; no control."""
     UNTRAINED = "untrained"
     """The same questions to a student of the same shape with random weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """What an answer is compared with: masks (one per target), text, and whose they are."""
+    """What an answer is compared with: masks (one per target), text, and whose they are.
+
+    `references` are further texts that are as right, where a source has several for one thing.
+    """
 
     sample_id: str
     turn: int
     masks: tuple[Mask, ...] = ()
     text: str = ""
+    references: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts that are right."""
+        return (self.text, *self.references)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +80,11 @@ class Question:
         expression: the fact in the middle of the question (`Turn.text`).
         text: the whole question, `<region1>` standing for the first of `prompts`.
         prompts: the visual prompts as masks, in order.
+        options: what can be chosen from, where that is so.
         swapped: the truth of another object, if the answer is to be scored against that as well.
+        released: whether the answer is judged by the released rules as well, as variant `released`.
+        retry_prefix: for the released rules, the words that an answer has to begin with when the question is asked
+            again because no mask came; empty: it isn't asked again.
     """
 
     benchmark: str
@@ -82,7 +99,10 @@ class Question:
     text: str
     prompts: tuple[Mask, ...]
     truth: Truth
+    options: tuple[str, ...] = ()
     swapped: Truth | None = None
+    released: bool = False
+    retry_prefix: str = ""
 
 
 class AnswerLike(Protocol):
@@ -112,6 +132,8 @@ class Verdict:
         score: between 0 and 1; what it is depends on the task (IoU, accuracy, share of words).
         intersection_px: pixels in common, where masks are compared.
         union_px: pixels of either.
+        ious: where several masks are compared with several targets: the IoU of each mask with each target, mask by
+            mask.
     """
 
     score: float
@@ -119,6 +141,7 @@ class Verdict:
     union_px: int = 0
     no_target: bool = False
     predicted_no_target: bool = False
+    ious: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +165,21 @@ class Prediction:
     truth_sample_id: str
     truth_turn: int
     truth_text: str
+    references: tuple[str, ...]
+    num_targets: int
+    truth_area_px: int
+    """Pixels of all its targets together, each counted; 0 without."""
     intersection_px: int
     union_px: int
     no_target: bool
     predicted_no_target: bool
+    ious: tuple[float, ...]
     score: float
+
+    @property
+    def truths(self) -> tuple[str, ...]:
+        """All texts that would have been right."""
+        return (self.truth_text, *self.references)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +226,9 @@ class Benchmark(Protocol):
         """Compares an answer with a truth."""
         ...
 
-    def metrics(self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]) -> dict[str, Ratio]:
+    def metrics(
+        self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]
+    ) -> dict[str, Estimate]:
         """Scores of the rows of one variant; `standard` holds the rows of the standard one, for comparison."""
         ...
 
@@ -209,6 +244,7 @@ _MASKS = pa.list_(
 )
 
 _MASK_COLUMNS = ("prompts", "masks")
+_LIST_COLUMNS = ("mask_scores", "references", "ious")
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -229,10 +265,14 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("truth_sample_id", pa.string(), nullable=False),
         pa.field("truth_turn", pa.int32(), nullable=False),
         pa.field("truth_text", pa.string(), nullable=False),
+        pa.field("references", pa.list_(pa.string()), nullable=False),
+        pa.field("num_targets", pa.int32(), nullable=False),
+        pa.field("truth_area_px", pa.int64(), nullable=False),
         pa.field("intersection_px", pa.int64(), nullable=False),
         pa.field("union_px", pa.int64(), nullable=False),
         pa.field("no_target", pa.bool_(), nullable=False),
         pa.field("predicted_no_target", pa.bool_(), nullable=False),
+        pa.field("ious", pa.list_(pa.float64()), nullable=False),
         pa.field("score", pa.float64(), nullable=False),
     ]
 )
@@ -268,13 +308,24 @@ def predictions_to_table(rows: Sequence[Prediction]) -> pa.Table:
 
 
 def table_to_predictions(table: pa.Table) -> list[Prediction]:
-    """The inverse of `predictions_to_table`."""
+    """The inverse of `predictions_to_table`.
+
+    Raises:
+        DataError: columns of another version.
+    """
+    if table.schema.names != PREDICTION_SCHEMA.names:
+        missing = [name for name in PREDICTION_SCHEMA.names if name not in table.schema.names]
+        raise DataError(
+            f"predictions: expected the columns of this version, got others (without {', '.join(missing) or 'none'}); "
+            "an earlier version wrote them: evaluate again"
+        )
     rows: list[Prediction] = []
     for row in table.cast(PREDICTION_SCHEMA).to_pylist():
         row["variant"] = Variant(row["variant"])
         for name in _MASK_COLUMNS:
             row[name] = tuple(Mask(**mask) for mask in row[name])
-        row["mask_scores"] = tuple(row["mask_scores"])
+        for name in _LIST_COLUMNS:
+            row[name] = tuple(row[name])
         rows.append(Prediction(**row))
     return rows
 

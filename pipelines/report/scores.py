@@ -43,6 +43,7 @@ _VARIANT_TEXT = {
     Variant.STANDARD: "the trained student",
     Variant.SWAPPED: "same answers against another object of the picture",
     Variant.MOVED: "visual prompt moved to another object",
+    Variant.RELEASED: "the same answers by the rules of the released evaluation",
     Variant.UNTRAINED: "the same student before training",
 }
 _CURVE_TEXT = {

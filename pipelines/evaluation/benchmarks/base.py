@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from pipelines.evaluation.metrics.res import Ratio, overlap
+from pipelines.evaluation.metrics.estimates import Ratio
+from pipelines.evaluation.metrics.res import overlap
 from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Wording
 from storage.errors import DataError
 from storage.masks import encode_mask, union
 from storage.prompts import prompt_mask
 from storage.recipe import RecipeModel
-from storage.schema import Mask, PromptKind, Sample, VisualPrompt
+from storage.schema import Mask, PromptKind, Region, Sample, VisualPrompt
 
 __all__ = [
     "BenchmarkConfig",
@@ -29,6 +31,7 @@ __all__ = [
     "same_objects",
     "truth_of",
     "units_by_image",
+    "with_regions",
 ]
 
 
@@ -43,6 +46,12 @@ class BenchmarkConfig(RecipeModel):
     """Splits, in the sources' own words; all, if None."""
     max_images: int | None = None
     """Ask about no more than this many pictures: those with the smallest hashes. All, if None."""
+    published: tuple[str, str] | None = Field(default=None, json_schema_extra={"hashed": False})
+    """Benchmark and split of the published scores that the table shows beside its own, such as `[RefCOCO, testA]`."""
+
+    def published_as(self, metric: str) -> tuple[str, str, str] | None:
+        """Benchmark, split and metric of the published rows that stand beside a score, if any."""
+        return None if self.published is None else (*self.published, metric)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +125,24 @@ def ask(
         text=wording(sample, unit.turn),
         prompts=tuple(prompts),
         truth=truth,
+        options=sample.turns[unit.turn].options,
         swapped=swapped,
     )
+
+
+def with_regions(sample: Sample, height_px: int, width_px: int) -> Sample:
+    """The sample, with its prompts drawn as regions if it has prompts but no region: a box alone is one.
+
+    Args:
+        sample: the facts.
+        height_px: height of its picture.
+        width_px: width of its picture.
+    """
+    if sample.regions or not sample.prompts:
+        return sample
+    masks = [encode_mask(prompt_mask(prompt, (), height_px, width_px)) for prompt in sample.prompts]
+    prompts = tuple(replace(prompt, kind=PromptKind.MASK, region=place) for place, prompt in enumerate(sample.prompts))
+    return replace(sample, regions=tuple(Region(mask=mask) for mask in masks), prompts=prompts)
 
 
 def prompt_masks(sample: Sample) -> tuple[Mask, ...]:
@@ -192,7 +217,7 @@ def plain_words(text: str) -> list[str]:
 
 def mean_score(rows: Sequence[Prediction]) -> Ratio:
     """The mean of the rows' own scores."""
-    return Ratio(np.arange(len(rows)), np.array([row.score for row in rows], dtype=np.float64), np.ones(len(rows)))
+    return Ratio.mean([row.score for row in rows])
 
 
 def answer_mask(answer: AnswerLike, truth: Truth) -> NDArray[np.bool_] | None:

@@ -15,7 +15,8 @@ from pipelines.evaluation.benchmarks.base import (
     truth_of,
     units_by_image,
 )
-from pipelines.evaluation.metrics.res import Outcome, Ratio, gres_scores, overlap, res_scores
+from pipelines.evaluation.metrics.estimates import Estimate
+from pipelines.evaluation.metrics.res import Outcome, gres_scores, overlap, res_scores
 from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
 from storage.masks import area_px
 from storage.schema import Mask, Sample, Task
@@ -27,8 +28,11 @@ class ReferringConfig(BenchmarkConfig):
     """Expressions with one target, several or none; cIoU, gIoU, Pr@X, and the gRefCOCO scores if some have none."""
 
     kind: Literal["referring"] = "referring"
-    tasks: tuple[Literal[Task.REFERRING, Task.SEMANTIC], ...] = (Task.REFERRING,)
+    tasks: tuple[Literal[Task.REFERRING, Task.SEMANTIC, Task.REASONING], ...] = (Task.REFERRING,)
     """Tasks to ask about."""
+    protocol: Literal["auto", "res", "gres"] = "auto"
+    """`res` leaves out expressions without a target; `gres` is gRefCOCO's; `auto` gives the scores of `res` and, with
+    expressions without a target, `N_acc`, `T_acc`, `gres_cIoU` and `gres_gIoU` beside them."""
     variants: tuple[Literal[Variant.STANDARD, Variant.SWAPPED, Variant.UNTRAINED], ...] = (
         Variant.STANDARD,
         Variant.SWAPPED,
@@ -87,8 +91,10 @@ class Referring:
             predicted_no_target=outcome.predicted_no_target,
         )
 
-    def metrics(self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]) -> dict[str, Ratio]:
-        """The RES scores; with expressions without a target among the rows, the gRefCOCO scores as `gres_...`."""
+    def metrics(
+        self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]
+    ) -> dict[str, Estimate]:
+        """The scores of the configured protocol."""
         outcomes = [
             Outcome(
                 intersection_px=row.intersection_px,
@@ -98,8 +104,10 @@ class Referring:
             )
             for row in rows
         ]
-        scores = res_scores(outcomes)
-        if any(outcome.no_target for outcome in outcomes):
+        if self._config.protocol == "gres":
+            return dict(gres_scores(outcomes))
+        scores: dict[str, Estimate] = dict(res_scores(outcomes))
+        if self._config.protocol == "auto" and any(outcome.no_target for outcome in outcomes):
             gres = gres_scores(outcomes)
             scores |= {name: gres[name] for name in ("N_acc", "T_acc")}
             scores |= {f"gres_{name}": gres[name] for name in ("cIoU", "gIoU")}

@@ -1,4 +1,4 @@
-"""Questions on visual prompts that are answered in words: description, category, multiple choice."""
+"""Questions on visual prompts that are answered in words: description, category."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.evaluation.benchmarks.base import (
     truth_of,
     units_by_image,
 )
-from pipelines.evaluation.metrics.res import Ratio
+from pipelines.evaluation.metrics.estimates import Estimate, Ratio
 from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
 from storage.schema import Mask, Sample, Task
 
@@ -27,8 +27,6 @@ __all__ = [
     "CategoryConfig",
     "Description",
     "DescriptionConfig",
-    "MultipleChoice",
-    "MultipleChoiceConfig",
 ]
 
 ATTRIBUTE_WORDS = (
@@ -66,18 +64,6 @@ class CategoryConfig(BenchmarkConfig):
     def build(self) -> Category:
         """The benchmark."""
         return Category(self)
-
-
-class MultipleChoiceConfig(BenchmarkConfig):
-    """Multiple choice on visual prompts: right if the right option's text is contained in the answer."""
-
-    kind: Literal["multiple_choice"] = "multiple_choice"
-    variants: tuple[Literal[Variant.STANDARD, Variant.UNTRAINED], ...] = (Variant.STANDARD,)
-    """With which students it is asked."""
-
-    def build(self) -> MultipleChoice:
-        """The benchmark."""
-        return MultipleChoice(self)
 
 
 class Description:
@@ -136,10 +122,15 @@ class Description:
         found = found & expected
         return Verdict(score=len(found) / len(expected) if expected else 0.0)
 
-    def metrics(self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]) -> dict[str, Ratio]:
+    def metrics(
+        self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]
+    ) -> dict[str, Estimate]:
         """`attribute_accuracy`; `all_attributes`, share of answers with every one; if moved, `changed`, share of
         answers that differ from those to the unmoved prompt."""
-        scores = {"attribute_accuracy": mean_score(rows), "all_attributes": _share(rows, lambda row: row.score == 1.0)}
+        scores: dict[str, Estimate] = {
+            "attribute_accuracy": mean_score(rows),
+            "all_attributes": _share(rows, lambda row: row.score == 1.0),
+        }
         if variant is Variant.MOVED:
             before = {(row.sample_id, row.turn): row.answer for row in standard}
             known = [index for index, row in enumerate(rows) if (row.sample_id, row.turn) in before]
@@ -148,63 +139,39 @@ class Description:
         return scores
 
 
-class _WordBenchmark:
-    """One question per turn of a task, answered in words that are right or wrong."""
+class Category:
+    """Asks for the category of a visual prompt."""
 
-    task: Task
-
-    def __init__(self, name: str, variants: Sequence[Variant], max_images: int | None) -> None:
-        self._name, self._variants, self._max_images = name, variants, max_images
+    def __init__(self, config: CategoryConfig) -> None:
+        self._config = config
+        self._name = config.name or config.kind
 
     def questions(self, samples: Sequence[Sample], wording: Wording) -> list[Question]:
         """One question per turn and student."""
-        chosen = [sample for sample in samples if sample.task is self.task and sample.prompts]
+        chosen = [sample for sample in samples if sample.task is Task.CATEGORY and sample.prompts]
         return [
-            ask(self._name, variant, unit, wording, truth=self.truth(unit), prompts=prompt_masks(unit.sample))
-            for units in units_by_image(chosen, self._max_images)
-            for variant in self._variants
+            ask(self._name, variant, unit, wording, truth=_category(unit), prompts=prompt_masks(unit.sample))
+            for units in units_by_image(chosen, self._config.max_images)
+            for variant in self._config.variants
             for unit in units
         ]
-
-    def truth(self, unit: Unit) -> Truth:
-        """What the answer is compared with."""
-        return truth_of(unit)
-
-    def metrics(self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]) -> dict[str, Ratio]:
-        """`accuracy`."""
-        return {"accuracy": mean_score(rows)}
-
-
-class Category(_WordBenchmark):
-    """Asks for the category of a visual prompt."""
-
-    task = Task.CATEGORY
-
-    def __init__(self, config: CategoryConfig) -> None:
-        super().__init__(config.name or config.kind, config.variants, config.max_images)
-
-    def truth(self, unit: Unit) -> Truth:
-        """The category's name: the answer, or that of the region pointed at."""
-        region = unit.sample.prompts[0].region
-        named = None if region is None else unit.sample.regions[region].category
-        return truth_of(unit, unit.sample.turns[unit.turn].answer or named or unit.sample.turns[unit.turn].text)
 
     def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
         """1 if the words are those of the category's name, else 0."""
         return Verdict(score=float(plain_words(answer.text) == plain_words(truth.text)))
 
+    def metrics(
+        self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]
+    ) -> dict[str, Estimate]:
+        """`accuracy`."""
+        return {"accuracy": mean_score(rows)}
 
-class MultipleChoice(_WordBenchmark):
-    """Asks for one of several options."""
 
-    task = Task.MULTIPLE_CHOICE
-
-    def __init__(self, config: MultipleChoiceConfig) -> None:
-        super().__init__(config.name or config.kind, config.variants, config.max_images)
-
-    def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
-        """1 if the prediction contains the answer's text as written (the released rule), else 0."""
-        return Verdict(score=float(bool(truth.text.strip()) and truth.text.strip() in answer.text))
+def _category(unit: Unit) -> Truth:
+    """The category's name: the answer, or that of the region pointed at."""
+    region = unit.sample.prompts[0].region
+    named = None if region is None else unit.sample.regions[region].category
+    return truth_of(unit, unit.sample.turns[unit.turn].answer or named or unit.sample.turns[unit.turn].text)
 
 
 def _place(unit: Unit) -> tuple[tuple[bytes, ...], str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -17,25 +18,31 @@ from pipelines.evaluation.benchmarks.base import (
     truth_of,
     units_by_image,
 )
-from pipelines.evaluation.metrics.res import Outcome, Ratio, overlap, res_scores
+from pipelines.evaluation.metrics.estimates import Estimate, Ratio
+from pipelines.evaluation.metrics.res import Outcome, overlap, res_scores
 from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
 from storage.schema import Mask, Sample, Task
 
-__all__ = ["VisualTextReferring", "VisualTextReferringConfig"]
+__all__ = ["RETRY_PREFIX", "VisualTextReferring", "VisualTextReferringConfig"]
+
+RETRY_PREFIX = "It is [SEG]."
+"""What the released evaluation puts into a student's mouth that gave no mask."""
 
 _OBJECT_TASKS = (Task.REFERRING, Task.DESCRIPTION, Task.MULTIPLE_CHOICE, Task.VISUAL_TEXT_REFERRING)
 """Tasks whose regions are objects; panoptic ones hold backgrounds too."""
 
 
 class VisualTextReferringConfig(BenchmarkConfig):
-    """cIoU and gIoU by the strict rule: a target that no mask was given for counts zero in both."""
+    """cIoU and gIoU by the strict rule (a target without a mask counts zero in both) and by the released one."""
 
     kind: Literal["visual_text_referring"] = "visual_text_referring"
-    variants: tuple[Literal[Variant.STANDARD, Variant.MOVED, Variant.UNTRAINED], ...] = (
+    variants: tuple[Literal[Variant.STANDARD, Variant.MOVED, Variant.RELEASED, Variant.UNTRAINED], ...] = (
         Variant.STANDARD,
         Variant.MOVED,
+        Variant.RELEASED,
     )
-    """`moved` points at another object and still compares with the truth of the first: it should fall."""
+    """`moved` points at another object and still compares with the truth of the first: it should fall. `released` needs
+    `standard`: it judges the same answers, and asks again where there was no mask."""
 
     def build(self) -> VisualTextReferring:
         """The benchmark."""
@@ -56,16 +63,37 @@ class VisualTextReferring:
         asked: list[Question] = []
         for units in units_by_image(chosen, self._config.max_images):
             for variant in self._config.variants:
+                if variant is Variant.RELEASED:
+                    continue
                 for unit in units:
                     prompts = (
                         _moved(unit, objects[unit.image_id]) if variant is Variant.MOVED else prompt_masks(unit.sample)
                     )
                     if prompts is not None and any(unit.sample.turns[unit.turn].targets):
-                        asked.append(ask(self._name, variant, unit, wording, truth=truth_of(unit), prompts=prompts))
+                        question = ask(self._name, variant, unit, wording, truth=truth_of(unit), prompts=prompts)
+                        asked.append(self._with_rules(question))
         return asked
 
+    def _with_rules(self, question: Question) -> Question:
+        if question.variant is not Variant.STANDARD or Variant.RELEASED not in self._config.variants:
+            return question
+        return replace(question, released=True, retry_prefix=RETRY_PREFIX)
+
     def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
-        """Compares mask by mask, in order; masks beyond the targets are ignored."""
+        """Compares masks with targets.
+
+        Strictly mask by mask, in order: a target without a mask has IoU 0, masks beyond the targets are ignored. By the
+        released rule the first mask with the first target, and an answer without a mask, to the second asking too, is
+        marked by `predicted_no_target`.
+        """
+        if question.variant is Variant.RELEASED:
+            intersection_px, union_px = overlap(answer.masks[0] if len(answer.masks) else None, truth.masks[0])
+            return Verdict(
+                score=intersection_px / union_px if union_px else 0.0,
+                intersection_px=intersection_px,
+                union_px=union_px,
+                predicted_no_target=not len(answer.masks),
+            )
         pairs = [
             overlap(answer.masks[index] if index < len(answer.masks) else None, mask)
             for index, mask in enumerate(truth.masks)
@@ -76,11 +104,20 @@ class VisualTextReferring:
             union_px=sum(union for _, union in pairs),
         )
 
-    def metrics(self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]) -> dict[str, Ratio]:
-        """`cIoU` and `gIoU`, the latter as the mean over questions of the mean over their targets."""
+    def metrics(
+        self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]
+    ) -> dict[str, Estimate]:
+        """`cIoU` and `gIoU`, the latter as the mean over questions of the mean over their targets.
+
+        `cIoU_released` leaves out questions that no mask came for, `gIoU_released` counts them as zero.
+        """
+        giou = Ratio.mean([row.score for row in rows])
+        if variant is Variant.RELEASED:
+            answered = [place for place, row in enumerate(rows) if not row.predicted_no_target]
+            intersection = np.array([rows[place].intersection_px for place in answered], np.float64)
+            union = np.array([rows[place].union_px for place in answered], np.float64)
+            return {"cIoU_released": Ratio(np.array(answered, np.int64), intersection, union), "gIoU_released": giou}
         outcomes = [Outcome(intersection_px=row.intersection_px, union_px=row.union_px) for row in rows]
-        scores = np.array([row.score for row in rows], dtype=np.float64)
-        giou = Ratio(np.arange(len(rows)), scores, np.ones(len(rows)))
         return {"cIoU": res_scores(outcomes)["cIoU"], "gIoU": giou}
 
 

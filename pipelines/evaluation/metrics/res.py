@@ -23,10 +23,11 @@ import numpy as np
 import pycocotools.mask
 from numpy.typing import NDArray
 
+from pipelines.evaluation.metrics.estimates import Ratio
 from storage.masks import area_px, encode_mask
 from storage.schema import Mask
 
-__all__ = ["GRES_THRESHOLDS", "RES_THRESHOLDS", "Bitmap", "Outcome", "Ratio", "gres_scores", "overlap", "res_scores"]
+__all__ = ["GRES_THRESHOLDS", "RES_THRESHOLDS", "Bitmap", "Outcome", "gres_scores", "overlap", "res_scores"]
 
 _coco: Any = pycocotools.mask  # its types don't admit lists
 Bitmap: TypeAlias = NDArray[np.bool_]
@@ -62,27 +63,6 @@ class Outcome:
         if self.predicted_no_target or not self.union_px:
             return 0.0
         return self.intersection_px / self.union_px
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """A score as the sum of numerators over the sum of denominators, one of each per counted outcome.
-
-    Attributes:
-        index: positions of the counted outcomes among those given.
-        numerator: their numerators.
-        denominator: their denominators.
-    """
-
-    index: NDArray[np.int64]
-    numerator: NDArray[np.float64]
-    denominator: NDArray[np.float64]
-
-    @property
-    def value(self) -> float:
-        """The score; NaN where nothing counts."""
-        total = float(self.denominator.sum())
-        return float(self.numerator.sum()) / total if total else float("nan")
 
 
 def overlap(predicted: Mask | Bitmap | None, truth: Mask | Bitmap) -> tuple[int, int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from pipelines.evaluation.metrics.estimates import Estimate
 from pipelines.evaluation.metrics.interval import bootstrap_interval
-from pipelines.evaluation.metrics.res import Ratio
 from pipelines.evaluation.records import Benchmark, Prediction, Score, Variant
 
 __all__ = ["score_table"]
@@ -82,5 +82,5 @@ def _groups(rows: Sequence[Prediction]) -> Iterator[tuple[_Group, list[Predictio
             yield group, groups[group]
 
 
-def _num_images(ratio: Ratio, rows: Sequence[Prediction]) -> int:
+def _num_images(ratio: Estimate, rows: Sequence[Prediction]) -> int:
     return len({rows[index].image_id for index in ratio.index})

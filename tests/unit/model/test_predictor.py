@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -362,3 +363,19 @@ def test_a_student_in_training_is_put_into_evaluation(student: PixelSail, tokeni
     predictor = Predictor(student.train(), tokenizer)
     assert not student.training
     assert predictor.model.model is student
+
+
+def test_an_answer_begins_with_the_words_it_is_given(checkpoint: Objects, requests: list[Request]) -> None:
+    predictor = Predictor.load(checkpoint)
+    plain = predictor.answer(requests, max_new_tokens=3)
+    prefixed = [replace(request, answer_prefix="It is [SEG].") for request in requests]
+    mixed = predictor.answer([prefixed[0], *requests[1:]], max_new_tokens=3)
+    assert mixed[0].text.startswith("It is [SEG].")
+    assert len(mixed[0].masks) >= 1
+    assert mixed[0].masks[0].shape == (24, 32)
+    (alone,) = predictor.answer([prefixed[0]], max_new_tokens=3)
+    assert alone.text == mixed[0].text
+    assert alone.scores == pytest.approx(mixed[0].scores, abs=1e-5)
+    assert np.mean(alone.masks[0] == mixed[0].masks[0]) > 0.99
+    for before, after in zip(plain[1:], mixed[1:], strict=True):
+        assert after.text.startswith(before.text)  # those beside it go on as they would, if longer

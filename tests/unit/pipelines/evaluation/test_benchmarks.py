@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from pydantic import ValidationError
 
 from model.predictor import Answer
 from pipelines.evaluation.benchmarks.base import plain_words, prompt_masks, same_objects
+from pipelines.evaluation.benchmarks.choices import MultipleChoiceConfig
 from pipelines.evaluation.benchmarks.referring import ReferringConfig, swapped_truths
-from pipelines.evaluation.benchmarks.regions import CategoryConfig, DescriptionConfig, MultipleChoiceConfig
+from pipelines.evaluation.benchmarks.regions import CategoryConfig, DescriptionConfig
 from pipelines.evaluation.benchmarks.visual_text import VisualTextReferringConfig
 from pipelines.evaluation.config import EvaluationConfig, evaluation_key
 from pipelines.evaluation.records import Benchmark, Question, Truth, Variant
@@ -132,11 +134,27 @@ def test_category_needs_the_name_itself(scenes, wording, answer: str, score: flo
     assert benchmark.judge(asked[0], asked[0].truth, Answer(answer, (), ())).score == score
 
 
-@pytest.mark.parametrize(("answer", "score"), [("It is blue", 1.0), ("Blue", 0.0), ("red", 0.0)])
-def test_multiple_choice_by_the_released_rule(scenes, wording, answer: str, score: float) -> None:
+@pytest.mark.parametrize(
+    ("answer", "strict", "released"),
+    [
+        ("It is blue", 1.0, 1.0),
+        ("Blue.", 1.0, 0.0),  # the released rule compares capitals
+        ("(B)", 1.0, 0.0),
+        ("red", 0.0, 0.0),
+        ("red or blue", 0.0, 1.0),  # names both
+        ("(A) blue", 0.0, 1.0),
+        ("bluebird", 0.0, 1.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_multiple_choice_by_both_rules(scenes, wording, answer: str, strict: float, released: float) -> None:
     benchmark = MultipleChoiceConfig().build()
     (asked,) = benchmark.questions(_samples(scenes), wording)
-    assert benchmark.judge(asked, asked.truth, Answer(answer, (), ())).score == score
+    assert asked.options == ("red", "blue")
+    assert asked.released
+    assert benchmark.judge(asked, asked.truth, Answer(answer, (), ())).score == strict
+    by_released = replace(asked, variant=Variant.RELEASED)
+    assert benchmark.judge(by_released, asked.truth, Answer(answer, (), ())).score == released
 
 
 def test_visual_text_counts_missing_predictions_as_zero(scenes, wording) -> None:

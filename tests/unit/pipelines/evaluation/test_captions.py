@@ -81,6 +81,8 @@ def test_packed_wordnet_answers_as_nltks_reader_does(tmp_path: Path, monkeypatch
         )
         lower_single = {name for name in expected if "_" not in name and name == name.lower()}
         assert {name for name in found if name == name.lower()} == lower_single, word
+    for stream in theirs._data_file_map.values():
+        stream.close()
 
 
 def _write_wordnet(folder: Path) -> None:

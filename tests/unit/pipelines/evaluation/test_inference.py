@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from pipelines.evaluation.benchmarks.choices import MultipleChoiceConfig
 from pipelines.evaluation.benchmarks.referring import ReferringConfig
-from pipelines.evaluation.benchmarks.regions import CategoryConfig, DescriptionConfig, MultipleChoiceConfig
+from pipelines.evaluation.benchmarks.regions import CategoryConfig, DescriptionConfig
 from pipelines.evaluation.benchmarks.visual_text import VisualTextReferringConfig
 from pipelines.evaluation.inference import (
     answer_questions,

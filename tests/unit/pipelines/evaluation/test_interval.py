@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipelines.evaluation.metrics import interval
+from pipelines.evaluation.metrics.estimates import Ratio
 from pipelines.evaluation.metrics.interval import bootstrap_interval
-from pipelines.evaluation.metrics.res import Ratio
 
 
 def _mean(values: np.ndarray) -> Ratio:

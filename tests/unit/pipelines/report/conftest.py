@@ -15,7 +15,7 @@ from pipelines.report import ReportInputs, Target
 from storage.corpus import Corpus, write_images, write_rejects, write_samples
 from storage.keys import bytes_key
 from storage.manifest import Manifest, publish
-from storage.masks import encode_mask
+from storage.masks import area_px, encode_mask
 from storage.objects import Objects
 from storage.schema import (
     SCHEMA_VERSION,
@@ -99,10 +99,14 @@ def predict(
         truth_sample_id=sample.sample_id,
         truth_turn=0,
         truth_text=turn.answer or "",
+        references=(),
+        num_targets=len(turn.targets),
+        truth_area_px=sum(area_px(sample.regions[index].mask) for target in turn.targets for index in target),
         intersection_px=0,
         union_px=1,
         no_target=no_target,
         predicted_no_target=not masks,
+        ious=(),
         score=score,
     )
 
