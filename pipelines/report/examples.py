@@ -15,13 +15,26 @@ from pipelines.evaluation.inference import picture_of, truth_bitmap
 from pipelines.evaluation.records import Prediction, Variant
 from pipelines.report.inputs import Features
 from pipelines.report.pictures import SIDE_PX, data_uri, pca_picture
+from pipelines.report.zoo import least_certain
 from storage.corpus import Corpus
 from storage.masks import decode_mask
 from storage.schema import Mask, Task
 
-__all__ = ["Card", "CardGroup", "FeatureRow", "Gallery", "feature_rows", "prompt_groups", "segmentation_groups"]
+__all__ = [
+    "Card",
+    "CardGroup",
+    "FeatureRow",
+    "Gallery",
+    "feature_rows",
+    "prompt_extremes",
+    "prompt_groups",
+    "segmentation_groups",
+]
 
-_SEGMENTATION = (Task.REFERRING.value, Task.SEMANTIC.value)
+_SEGMENTATION = (
+    *(Task.REFERRING.value, Task.SEMANTIC.value, Task.REASONING.value),
+    Task.GROUNDED_CAPTION.value,
+)
 _PROMPT_TITLES = {
     Task.DESCRIPTION.value: "Describe what is pointed at",
     Task.CATEGORY.value: "Name what is pointed at",
@@ -95,7 +108,7 @@ class Gallery:
 
 
 def segmentation_groups(predictions: Sequence[Prediction], gallery: Gallery, num: int) -> list[CardGroup]:
-    """Best, middle and worst answers to expressions, and those that mean nothing in the picture."""
+    """Best, middle, worst and least certain answers to expressions, and to those that mean nothing in the picture."""
     rows = [row for row in predictions if row.variant is Variant.STANDARD and row.task in _SEGMENTATION]
     rows.sort(key=lambda row: (row.score, row.sample_id, row.turn))
     meant = [row for row in rows if not row.no_target]
@@ -106,6 +119,7 @@ def segmentation_groups(predictions: Sequence[Prediction], gallery: Gallery, num
         ("Best", "closest to the truth", _distinct(reversed(meant), num)),
         ("Middle", "half of all answers are better, half are worse", _distinct((meant[i] for i in around), num)),
         ("Worst", "what it gets wrong", _distinct(meant, num)),
+        ("Most uncertain", "by the student's own mean certainty of its mask", _distinct(least_certain(meant), num)),
         ("Nothing to find", "the sentence names what isn't there; the right answer is no mask", _distinct(absent, num)),
     ]
     gallery.load_truths(row for _, _, members in chosen for row in members)
@@ -131,6 +145,28 @@ def prompt_groups(predictions: Sequence[Prediction], gallery: Gallery, num: int)
         )
         if cards:
             groups.append(CardGroup(title, "chosen without regard to the score", cards))
+    return groups
+
+
+def prompt_extremes(predictions: Sequence[Prediction], gallery: Gallery, num: int) -> list[CardGroup]:
+    """Best, worst and least certain answers on visual prompts, task by task."""
+    groups: list[CardGroup] = []
+    for task, title in _PROMPT_TITLES.items():
+        rows = [row for row in predictions if row.variant is Variant.STANDARD and row.task == task and row.prompts]
+        rows.sort(key=lambda row: (row.score, row.sample_id, row.turn))
+        if not rows or rows[0].score == rows[-1].score:
+            continue
+        chosen = [
+            ("best", _distinct(reversed(rows), num)),
+            ("worst", _distinct(rows, num)),
+            ("most uncertain", _distinct(least_certain(rows), num)),
+        ]
+        gallery.load_truths(row for _, members in chosen for row in members)
+        groups += [
+            CardGroup(title, about, tuple(_prompt_card(row, None, gallery) for row in members))
+            for about, members in chosen
+            if members
+        ]
     return groups
 
 
@@ -189,8 +225,9 @@ def _segmentation_card(row: Prediction, gallery: Gallery) -> Card:
     if row.no_target:
         verdict, good = ("right: no target", True) if row.predicted_no_target else ("a mask where none belongs", False)
     else:
-        verdict, good = f"IoU {row.score:.2f}", _grade(row.score)
-    return Card(row.expression, pictures, (("answer", row.answer),), verdict, good)
+        certainty = f", certainty {min(row.mask_scores):.2f}" if row.mask_scores else ""
+        verdict, good = f"IoU {row.score:.2f}{certainty}", _grade(row.score)
+    return Card(row.expression or row.question, pictures, (("answer", row.answer),), verdict, good)
 
 
 def _prompt_card(row: Prediction, moved: Prediction | None, gallery: Gallery) -> Card:

@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from pipelines.report.examples import Gallery, feature_rows, prompt_groups, segmentation_groups
+from pipelines.report.examples import Gallery, feature_rows, prompt_extremes, prompt_groups, segmentation_groups
 from pipelines.report.inputs import ReportInputs
 from pipelines.report.scores import (
     count_table,
@@ -31,6 +31,7 @@ from pipelines.report.scores import (
     variant_text,
 )
 from pipelines.report.speed import training_speed
+from pipelines.report.zoo import breakdowns
 from storage.keys import Json, content_key
 from storage.manifest import FileEntry, Manifest, publish, read_manifest
 from storage.objects import Objects
@@ -38,7 +39,7 @@ from storage.schema import SCHEMA_VERSION
 
 __all__ = ["REPORT_NAME", "VERSION", "build_report", "render_report", "report_key"]
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same inputs give another page."""
 REPORT_NAME = "report.html"
 
@@ -91,6 +92,8 @@ def render_report(inputs: ReportInputs) -> str:
     main, *others = examined(scores) or [None]
     segmentation = segmentation_groups(inputs.predictions, gallery, num)
     prompted = prompt_groups(inputs.predictions, gallery, num)
+    extremes = prompt_extremes(inputs.predictions, gallery, num)
+    cuts = breakdowns(inputs.predictions)
     candidates = [row.image_id for row in sorted(inputs.predictions, key=lambda row: (-row.score, row.sample_id))]
     candidates += cast("list[str]", inputs.corpus.image_table(["image_id"])["image_id"].to_pylist())
     features = feature_rows(inputs.features, gallery, candidates, num)
@@ -102,6 +105,7 @@ def render_report(inputs: ReportInputs) -> str:
         ("scores", "Scores", main),
         ("predictions", "Predictions", segmentation),
         ("prompts", "Visual prompts", prompted),
+        ("zoo", "Failures", cuts or extremes),
         ("teachers", "Teachers", features),
         ("training", "Training", curves),
         ("data", "Data", True),
@@ -125,6 +129,8 @@ def render_report(inputs: ReportInputs) -> str:
         scores=scores,
         segmentation=segmentation,
         prompted=prompted,
+        breakdowns=cuts,
+        extremes=extremes,
         features=features,
         curves=curves,
         speed=training_speed(inputs.speed),

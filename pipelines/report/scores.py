@@ -12,6 +12,7 @@ from markupsafe import Markup
 from pipelines.evaluation.records import Score, Variant
 from pipelines.report.charts import interval_bar, line_chart, number
 from pipelines.report.inputs import Target
+from pipelines.report.zoo import Slice
 from storage.corpus import Corpus
 from storage.manifest import Manifest
 
@@ -33,11 +34,13 @@ __all__ = [
     "variant_text",
 ]
 
-_HEADLINE_METRICS = ("cIoU", "attribute_accuracy", "accuracy")
+_HEADLINE_METRICS = ("overall", "cIoU", "attribute_accuracy", "accuracy", "METEOR")
 _METRIC_TEXT = {
     "cIoU": "pixels shared by answer and truth over pixels of either, summed over all pictures; 1 is perfect",
     "attribute_accuracy": "colour and shape words of the truth that the description has",
     "accuracy": "share of right answers",
+    "METEOR": "words in common with what people wrote, stems and synonyms included",
+    "overall": "mean of METEOR, accuracy and the mean of cIoU and gIoU",
 }
 _VARIANT_TEXT = {
     Variant.STANDARD: "the trained student",
@@ -107,7 +110,7 @@ class RejectGroup:
     examples: tuple[tuple[str, str, str], ...]
 
 
-def score_bar(row: Score) -> Markup:
+def score_bar(row: Score | Slice) -> Markup:
     """A score with its interval, drawn."""
     return interval_bar(row.value, row.low, row.high)
 

@@ -178,3 +178,15 @@ def test_absent_parts_leave_no_empty_section(inputs: ReportInputs, missing: str)
     page = parsed(render_report(dataclasses.replace(inputs, **{missing: ()})))
     gone = {"features": {"teachers"}, "metrics": {"training"}, "predictions": {"predictions", "prompts"}}[missing]
     assert not gone & page.ids
+
+
+def test_page_shows_where_the_student_fails(inputs: ReportInputs) -> None:
+    rows = [
+        dataclasses.replace(row, truth_area_px=20_000 if place % 2 else 50, score=place / len(inputs.predictions))
+        for place, row in enumerate(inputs.predictions)
+    ]
+    page = parsed(render_report(dataclasses.replace(inputs, predictions=rows)))
+    assert "zoo" in page.ids
+    for words in ("Where it does well and where it fails", "by object size", "small (under 32² px)", "Most uncertain"):
+        assert words in page.text
+    assert "#zoo" in page.links
