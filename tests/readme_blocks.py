@@ -27,6 +27,7 @@ DOCUMENTS = (
     "docs/teachers.md",
     "docs/features.md",
     "docs/training.md",
+    "docs/evaluation.md",
 )
 BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>run|not run: [^\n]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)^```$",

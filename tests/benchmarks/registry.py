@@ -11,6 +11,7 @@ __all__ = ["SUITES", "suite"]
 
 SUITES = {
     "curate": "tests.benchmarks.curate",
+    "evaluate": "tests.benchmarks.evaluate",
     "feed": "tests.benchmarks.feed",
     "features": "tests.benchmarks.features",
     "student": "tests.benchmarks.student",
