@@ -1,22 +1,31 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from model.predictor import Answer
+from pipelines.curation.config import CurationConfig
+from pipelines.curation.corpora import curate_local
+from pipelines.curation.testing import write_picture
 from pipelines.evaluation.benchmarks.base import plain_words, prompt_masks, same_objects
 from pipelines.evaluation.benchmarks.choices import MultipleChoiceConfig
 from pipelines.evaluation.benchmarks.referring import ReferringConfig, swapped_truths
 from pipelines.evaluation.benchmarks.regions import CategoryConfig, DescriptionConfig
 from pipelines.evaluation.benchmarks.visual_text import VisualTextReferringConfig
 from pipelines.evaluation.config import EvaluationConfig, evaluation_key
+from pipelines.evaluation.pipeline import plan_questions
 from pipelines.evaluation.records import Benchmark, Question, Truth, Variant
+from pipelines.progress import NullProgress
+from storage.corpus import Corpus
 from storage.errors import DataError
-from storage.masks import area_px, decode_mask, encode_mask
+from storage.masks import area_px, box_xyxy_px, decode_mask, encode_mask
+from storage.objects import Objects
 from storage.schema import PromptKind, Sample, Task, VisualPrompt
 
 
@@ -189,6 +198,19 @@ def test_prompts_of_every_kind_become_masks(scenes) -> None:
     assert area_px(mask_of(VisualPrompt(kind=PromptKind.SCRIBBLE, points_xy_px=((4.5, 5.5), (20.5, 5.5))))) > 10
     with pytest.raises(DataError, match="expected box_xyxy_px, got none; curate the family again"):
         mask_of(VisualPrompt(kind=PromptKind.BOX))
+
+
+def test_a_box_alone_is_asked_about_on_a_curated_corpus(tmp_path: Path, wording) -> None:
+    write_picture(tmp_path / "in/a.png", height=24, width=32)
+    row = {"image": "a.png", "description": "a cup", "prompts": [{"kind": "box", "box_xyxy_px": [2, 3, 12, 9]}]}
+    (tmp_path / "in/rows.jsonl").write_text(json.dumps(row))
+    source = {"kind": "generic", "root": str(tmp_path / "in"), "split": "val"}
+    output = Objects.open(tmp_path / "out")
+    curate_local(CurationConfig.model_validate({"sources": [source]}), output, NullProgress())
+    config = EvaluationConfig(benchmarks=(DescriptionConfig(splits=("val",)),))
+    first, *_ = plan_questions(Corpus.open(output), config, wording)
+    (mask,) = first.prompts
+    assert (mask.height, mask.width, box_xyxy_px(mask)) == (24, 32, (2, 3, 12, 9))
 
 
 def test_max_images_takes_the_smallest_hashes(scenes, wording) -> None:
