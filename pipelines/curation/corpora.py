@@ -15,96 +15,109 @@ import logging
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar, cast
+from typing import cast
 
 from pipelines.curation.cards import CARD_NAME, card_files, write_card
 from pipelines.curation.config import CurationConfig
-from pipelines.curation.drafts import ImageFile
-from pipelines.curation.intake import NamedFile, PartAccount, hash_files, named_files, parts_of, read_part, roots_of
+from pipelines.curation.gathering import Sources, gather
+from pipelines.curation.intake import roots_of
 from pipelines.curation.judging import Verdicts, judge, read_looks
-from pipelines.curation.leakage import check_sealed, read_evaluation_ids
-from pipelines.curation.records import RecordError
+from pipelines.curation.layers import (
+    OldShards,
+    find_old_shards,
+    layer_of,
+    layer_prefix,
+    read_withheld,
+    remake_shard,
+    remakes_of,
+    revived,
+    without_gone,
+)
+from pipelines.curation.leakage import check_sealed
+from pipelines.curation.parents import VERSION, Parent
 from pipelines.curation.settling import ShardCounts, describe_files, publish_file, settle_shard
-from pipelines.curation.shards import ShardContext, ShardWork, make_shard, plan_shards
+from pipelines.curation.shards import ShardContext, make_shard, plan_shards, shard_files
+from pipelines.curation.workers import Here, Workers
 from pipelines.progress import NullProgress, Progress
 from storage.errors import CorruptObject, LeakingCorpus, ManifestConflict, TooManyRejects
 from storage.keys import Json, content_key
-from storage.manifest import Manifest, publish, read_manifest
+from storage.manifest import FileEntry, Manifest, publish, read_manifest
 from storage.objects import Objects
+from storage.parquet_files import read_table
 from storage.schema import SCHEMA_VERSION, RejectReason
 
-__all__ = ["CARD_NAME", "VERSION", "Here", "Workers", "curate_local", "curate_with", "curation_key"]
-
-VERSION = 3
-"""Raised whenever the same sources and configuration would give another corpus."""
+__all__ = ["CARD_NAME", "VERSION", "CorpusTarget", "Here", "Workers", "curate_local", "curate_with", "curation_key",
+           "find_target"]  # fmt: skip
 
 _STAGE = "curation"
 _WORK = "work"
-_FILES_PER_TASK = 256
+_AGAIN = "again"
 _WANTED = (RejectReason.LEAKAGE, RejectReason.IMAGE_DUPLICATE, RejectReason.EXPRESSION_DUPLICATE, RejectReason.FILTERED)
 """Rejects that the recipe asks for: they don't tell of a bad source."""
 _LOG = logging.getLogger(__name__)
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
+@dataclass(frozen=True, slots=True)
+class CorpusTarget:
+    """The corpus that a configuration gives."""
 
-class Workers(Protocol):
-    """Who does the work."""
-
-    def map(self, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[tuple[int, _Result]]:
-        """Results in whatever order they come, each with the place of its item."""
-        ...
-
-
-class Here:
-    """Workers that are this process alone."""
-
-    def map(self, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[tuple[int, _Result]]:
-        """One after the other."""
-        return ((place, function(item)) for place, item in enumerate(items))
+    key: str
+    """Its content key."""
+    present: Objects | None
+    """Where it is, if nothing is new: it is the parent."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Sources:
-    """What the sources say, and which pictures they name."""
+class _Shard:
+    """A shard that can be settled."""
 
-    config: CurationConfig
-    work: Objects
-    accounts: tuple[PartAccount, ...]
-    named: tuple[NamedFile, ...]
-    found: Mapping[ImageFile, str | RecordError]
-    evaluation_ids: Mapping[str, Sequence[int]]
-    list_digests: Mapping[str, str]
+    name: str
+    objects: Objects
+    """Where its files lie."""
+    known: Mapping[str, FileEntry]
+    """Manifest entries of these, if they are the parent's."""
+    before: Objects | None
+    """The parent's prefix, if it has the shard."""
 
 
-def curation_key(config: CurationConfig, inputs: Mapping[str, str] | None = None) -> str:
-    """The content key of the corpus that a configuration gives.
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What a shard has, and how many of its samples its parent hadn't, and the other way round."""
+
+    counts: ShardCounts
+    added: int
+    taken_out: int
+
+
+def find_target(config: CurationConfig, inputs: Mapping[str, str] | None = None) -> CorpusTarget:
+    """The content key of the corpus that a configuration gives, and whether its parent is that corpus.
 
     Args:
         config: what to curate.
         inputs: content keys of what the roots hold, where earlier stages wrote it (such as
-            `{"scenes": key}`); None: the sources' files and pictures are read and hashed.
+            `{"scenes": key}`); None, or with a parent: the sources' files and pictures are read and hashed, of which
+            a parent saves most.
 
     Raises:
-        SourceError: a source file can't be used (only where `inputs` is None).
+        SourceError: a source file can't be used (only where they are read).
+        ObjectNotFound: there is no parent where one is named.
     """
-    if inputs is None:
-        located = config.with_roots()
-        with tempfile.TemporaryDirectory() as folder:
-            inputs = _hashed_inputs(_read_sources(located, Objects.open(folder), Here(), NullProgress()))
-    return content_key(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "stage": _STAGE,
-            "version": VERSION,
-            "config": cast(Json, config.hashed_fields()),
-            "inputs": dict(inputs),
-        }
-    )
+    located = config.with_roots()
+    if inputs is not None and located.parent is None:
+        return CorpusTarget(_key(located, inputs), None)
+    with tempfile.TemporaryDirectory() as folder:
+        sources = gather(located, Objects.open(folder), Here(), NullProgress())
+    if sources.parent is not None and sources.is_parent:
+        return CorpusTarget(sources.parent.manifest.key, sources.parent.objects)
+    return CorpusTarget(_key(located, sources.hashed_inputs()), None)
+
+
+def curation_key(config: CurationConfig, inputs: Mapping[str, str] | None = None) -> str:
+    """The content key of the corpus that a configuration gives; see `find_target`."""
+    return find_target(config, inputs).key
 
 
 def curate_with(
@@ -117,6 +130,7 @@ def curate_with(
     """Curates the sources into one corpus.
 
     A corpus that is already there is returned as it is; a run that was killed continues with what it hadn't written.
+    With a parent, work is done for what is new alone, and if nothing is, the parent is returned and nothing written.
     The bytes depend neither on how many work, nor on the order in which they are done.
 
     Args:
@@ -124,7 +138,7 @@ def curate_with(
         config: what to curate.
         output: the corpus's prefix.
         progress: told of files and pictures read, then of shards made and published.
-        inputs: see `curation_key`.
+        inputs: see `find_target`.
 
     Raises:
         DataError: a source that can't be used, too many rejects, or a corpus that leaks.
@@ -136,18 +150,18 @@ def curate_with(
     if present is not None:
         return _same(present, curation_key(config, inputs), output)
     work = output.child(_WORK)
-    sources = _read_sources(config, work, workers, progress)
-    inputs = _hashed_inputs(sources) if inputs is None else inputs
-    key = curation_key(config, inputs)
-    shards = plan_shards(sources.named, sources.found, config.images_per_shard)
-    files = tuple(file for account in sources.accounts for file in account.drafts)
+    sources = gather(config, work, workers, progress)
+    if sources.parent is not None and sources.is_parent:
+        _clear(work)
+        progress.update(len(sources.parts), len(sources.parts), unit="parts of sources, nothing new")
+        return sources.parent.manifest
+    if inputs is None or config.parent is not None:
+        inputs = sources.hashed_inputs()
+    key = _key(config, inputs)
     made = work.child(f"made-{key[:16]}")
-    context = ShardContext(config, roots_of(config), work, made, files)
-    for done, _ in enumerate(workers.map(partial(make_shard, context), shards), start=1):
-        progress.update(done, len(shards), unit="shards")
-    verdicts = _judge(sources, made, shards)
-    total = _settle(workers, sources, made, output, shards, verdicts)
-    manifest = _finish(sources, output, total, key, inputs)
+    shards, verdicts = _make(workers, sources, made, progress)
+    total, changes = _settle(workers, sources, output, shards, verdicts)
+    manifest = _finish(sources, output, total, changes, key, inputs)
     _clear(work)
     return manifest
 
@@ -159,33 +173,57 @@ def curate_local(
     return curate_with(Here(), config, output, progress, inputs)
 
 
-def _read_sources(config: CurationConfig, work: Objects, workers: Workers, progress: Progress) -> _Sources:
-    parts = parts_of(config)
-    accounts: dict[int, PartAccount] = {}
-    for place, account in workers.map(partial(read_part, work), parts):
-        accounts[place] = account
-        progress.update(len(accounts), len(parts), unit="parts of sources read")
-    ordered = tuple(accounts[place] for place in range(len(parts)))
-    named = named_files(work, config, ordered)
-    files = sorted({item.file for item in named})
-    batches = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
-    found: dict[ImageFile, str | RecordError] = {}
-    for place, digests in workers.map(partial(hash_files, roots_of(config), config.num_threads), batches):
-        found.update(zip(batches[place], digests, strict=True))
-        progress.update(len(found), len(files), unit="pictures read")
-    evaluation_ids: dict[str, list[int]] = {}
-    list_digests: dict[str, str] = {}
-    for name in config.leakage.evaluation_ids if config.leakage.gate != "off" else ():
-        sets = read_evaluation_ids(config.root_of_lists, name)
-        list_digests[name] = content_key({key: sorted(ids) for key, ids in sets.items()})
-        evaluation_ids |= sets
-    return _Sources(config, work, ordered, named, found, evaluation_ids, list_digests)
+def _key(config: CurationConfig, inputs: Mapping[str, str]) -> str:
+    return content_key(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "stage": _STAGE,
+            "version": VERSION,
+            "config": cast(Json, config.hashed_fields()),
+            "inputs": dict(inputs),
+        }
+    )
 
 
-def _judge(sources: _Sources, made: Objects, shards: Sequence[ShardWork]) -> Verdicts:
+def _make(workers: Workers, sources: Sources, made: Objects, progress: Progress) -> tuple[tuple[_Shard, ...], Verdicts]:
+    """Makes what the parent hasn't; returns all shards of the corpus, and what is said of their pictures."""
+    parent, config = sources.parent, sources.config
+    old = OldShards((), {}, {}) if parent is None else find_old_shards(sources, parent)
+    new = [item for item in sources.named if sources.found[item.file] not in old.homes]
+    layer = plan_shards(new, sources.found, config.images_per_shard, layer_prefix(layer_of(parent)))
+    files = tuple(file for account in sources.accounts.values() for file in account.drafts)
+    context = ShardContext(config, roots_of(config), sources.work, made, files)
+    for done, _ in enumerate(workers.map(partial(make_shard, context), layer), start=1):
+        progress.update(done, len(layer), unit="shards")
+    shards = {shard.name: _Shard(shard.name, made, {}, None) for shard in layer}
+    if parent is None:
+        return tuple(shards.values()), _judge(sources, tuple(shards.values()))
+    for name in old.names:
+        known = {path: parent.files[path] for path in shard_files(name)}
+        shards[name] = _Shard(name, parent.objects, known, parent.objects)
+
+    def remake(touched: Mapping[str, frozenset[str]], made: Objects) -> None:
+        drafts, named, found = read_withheld(workers, sources, parent, touched, progress)
+        again = replace(context, made=made, drafts=(*files, *drafts))
+        remakes = remakes_of(old, touched, (*sources.named, *named), {**sources.found, **found})
+        make = partial(remake_shard, again, parent.objects, sources.gone)
+        for done, (place, _) in enumerate(workers.map(make, remakes), start=1):
+            name = remakes[place].work.name
+            shards[name] = _Shard(name, made, {}, parent.objects)
+            progress.update(done, len(remakes), unit="shards of the parent made anew")
+
+    remake(old.touched, made)
+    verdicts = _judge(sources, tuple(shards.values()))
+    # Withheld rows that come back don't change what is said of their pictures, so that this is done once.
+    back = revived(old, [(shards[name].objects, name) for name in old.names], verdicts)
+    remake({name: ids | old.touched.get(name, frozenset()) for name, ids in back.items()}, made.child(_AGAIN))
+    return tuple(shards[name] for name in sorted(shards)), verdicts
+
+
+def _judge(sources: Sources, shards: Sequence[_Shard]) -> Verdicts:
     if not shards:
         return Verdicts({}, {})
-    looks = read_looks(made, [shard.name for shard in shards], sources.config)
+    looks = read_looks([(shard.objects, shard.name) for shard in shards], sources.config)
     verdicts = judge(looks, sources.config, sources.evaluation_ids)
     if sources.config.leakage.gate == "refuse" and verdicts.leaking:
         first = min(verdicts.leaking)
@@ -197,37 +235,68 @@ def _judge(sources: _Sources, made: Objects, shards: Sequence[ShardWork]) -> Ver
 
 
 def _settle(
-    workers: Workers,
-    sources: _Sources,
-    made: Objects,
-    output: Objects,
-    shards: Sequence[ShardWork],
-    verdicts: Verdicts,
-) -> ShardCounts:
+    workers: Workers, sources: Sources, output: Objects, shards: Sequence[_Shard], verdicts: Verdicts
+) -> tuple[ShardCounts, Mapping[str, int]]:
     total = ShardCounts()
+    prefix = layer_prefix(layer_of(sources.parent))
     rejects: list[str] = []
-    for number, path in enumerate(path for account in sources.accounts for path in account.rejects):
-        rejects.append(f"rejects/source-{number:05d}.parquet")
+    for number, path in enumerate(path for account in sources.accounts.values() for path in account.rejects):
+        rejects.append(f"rejects/{prefix}source-{number:05d}.parquet")
         publish_file(output, sources.work, rejects[-1], path)
+    if sources.parent is not None:
+        rejects += _rejects_of_readers(sources.parent, output, sources.gone, shards)
     total.add(describe_files(output, rejects))
-    settle = partial(settle_shard, made, output, verdicts, sources.config.leakage.training_splits)
-    settled = dict(workers.map(settle, [shard.name for shard in shards]))
+    settle = partial(_settle_shard, output, verdicts, sources.config.leakage.training_splits)
+    settled = dict(workers.map(settle, shards))
     for place in range(len(shards)):
-        total.add(settled[place])
-    return total
+        total.add(settled[place].counts)
+    return total, {
+        "samples_added": sum(item.added for item in settled.values()),
+        "samples_taken_out": sum(item.taken_out for item in settled.values()),
+    }
 
 
-def _finish(sources: _Sources, output: Objects, total: ShardCounts, key: str, inputs: Mapping[str, str]) -> Manifest:
+def _rejects_of_readers(parent: Parent, output: Objects, gone: frozenset[str], shards: Sequence[_Shard]) -> list[str]:
+    """Publishes the parent's rejects that belong to no shard."""
+    of_shards = {f"rejects/{shard.name}.parquet" for shard in shards}
+    paths = [path for path in parent.keys_below("rejects") if path not in of_shards]
+    left = (without_gone(parent.objects, output, gone, path) for path in paths)
+    return [path for path in left if path is not None]
+
+
+def _settle_shard(output: Objects, verdicts: Verdicts, training_splits: Sequence[str], shard: _Shard) -> _Settled:
+    counts = settle_shard(shard.objects, output, verdicts, training_splits, shard.name, shard.known)
+    samples = f"samples/{shard.name}.parquet"
+    after = next(entry for entry in counts.files if entry.path == samples)
+    if shard.before is None:
+        return _Settled(counts, after.rows or 0, 0)
+    if shard.known.get(samples) == after:
+        return _Settled(counts, 0, 0)
+    ours, theirs = (
+        Counter(cast("list[str]", read_table(objects, samples, ["sample_id"])["sample_id"].to_pylist()))
+        for objects in (output, shard.before)
+    )
+    return _Settled(counts, (ours - theirs).total(), (theirs - ours).total())
+
+
+def _finish(
+    sources: Sources,
+    output: Objects,
+    total: ShardCounts,
+    changes: Mapping[str, int],
+    key: str,
+    inputs: Mapping[str, str],
+) -> Manifest:
     """Accounts for every record, writes the card and publishes the corpus."""
     records_in: Counter[str] = Counter()
-    for account in sources.accounts:
-        records_in.update(account.records_in)
+    for fact in sources.facts_of_parts():
+        records_in.update(fact.records_in)
     _check_account(output, records_in, total)
     _check_share(sources.config, output, records_in, total)
     gate = sources.config.leakage
     if gate.gate != "off":
         check_sealed(output, [file.path for file in total.files], gate.training_splits, sources.evaluation_ids)
-    facts = _facts(sources, records_in, total)
+    facts = _facts(sources, records_in, total, changes)
     card = write_card(output, card_files(output, total.files, key, facts, sources.config.sources, inputs))
     manifest = Manifest(
         kind="corpus",
@@ -259,24 +328,6 @@ def _same(present: Manifest, key: str, output: Objects) -> Manifest:
     return present
 
 
-def _hashed_inputs(sources: _Sources) -> dict[str, str]:
-    """Content keys of all that the corpus is made of: source files, and per source the pictures it names."""
-    inputs: dict[str, str] = {f"evaluation:{name}": digest for name, digest in sources.list_digests.items()}
-    for part, account in zip(parts_of(sources.config), sources.accounts, strict=True):
-        inputs |= {f"{part.place}:{name}": digest for name, digest in account.digests.items()}
-    numbers = {url: number for number, url in enumerate(roots_of(sources.config))}
-    for place, source in enumerate(sources.config.sources):
-        roots = {numbers[source.root_url]: "files", numbers[source.image_root_url]: "images"}
-        inputs[f"{place}:pictures"] = content_key(
-            sorted(
-                [roots[file.root], file.path, *file.extent, found if isinstance(found, str) else found.reason.value]
-                for file, found in sources.found.items()
-                if file.root in roots
-            )
-        )
-    return inputs
-
-
 def _check_account(output: Objects, records_in: Counter[str], total: ShardCounts) -> None:
     """Records in = samples + rejects, for each source file: what was read against what stands in the files."""
     out = Counter(total.samples_of)
@@ -302,7 +353,10 @@ def _check_share(config: CurationConfig, output: Objects, records_in: Counter[st
             )
 
 
-def _facts(sources: _Sources, records_in: Counter[str], total: ShardCounts) -> dict[str, Json]:
+def _facts(
+    sources: Sources, records_in: Counter[str], total: ShardCounts, changes: Mapping[str, int]
+) -> dict[str, Json]:
+    parts = sources.facts_of_parts()
     by_reason: Counter[str] = Counter()
     by_file: dict[str, dict[str, int]] = {}
     for (source_file, reason), number in sorted(total.rejects.items()):
@@ -327,8 +381,24 @@ def _facts(sources: _Sources, records_in: Counter[str], total: ShardCounts) -> d
         },
         "relabelled_splits": {
             name: dict(part.source.relabel_splits)
-            for part, account in zip(parts_of(sources.config), sources.accounts, strict=True)
-            for name in account.records_in
+            for part, fact in zip(sources.parts, parts, strict=True)
+            for name in fact.records_in
             if part.source.relabel_splits
         },
+        "curation_version": VERSION,
+        "layer": layer_of(sources.parent),
+        "parents": [] if sources.parent is None else list(sources.parent.chain),
+        "parts": [fact.to_json() for fact in parts],
+        **({} if sources.parent is None else {"since_parent": _since(sources, sources.parent, changes)}),
+    }
+
+
+def _since(sources: Sources, parent: Parent, changes: Mapping[str, int]) -> dict[str, Json]:
+    """How a corpus differs from its parent."""
+    num_gone = len(parent.parts) - len(sources.kept)
+    return {
+        "parts_kept": len(sources.kept),
+        "parts_read": len(sources.accounts),
+        "parts_gone_or_replaced": num_gone,
+        **changes,
     }

@@ -9,7 +9,7 @@ import hashlib
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -30,8 +30,8 @@ from storage.keys import Json, bytes_key, content_key
 from storage.objects import Objects
 from storage.schema import Reject
 
-__all__ = ["NamedFile", "Part", "PartAccount", "hash_files", "named_files", "parts_of", "read_file", "read_part",
-           "roots_of"]  # fmt: skip
+__all__ = ["NamedFile", "Part", "PartAccount", "digest_part", "hash_files", "named_files", "part_key", "parts_of",
+           "read_file", "read_part", "roots_of"]  # fmt: skip
 
 pc: Any = pyarrow.compute
 
@@ -63,6 +63,8 @@ class PartAccount:
     drafts: tuple[DraftFile, ...]
     rejects: tuple[str, ...]
     """Keys of the files of records that gave no draft."""
+    lists_pictures: bool
+    """Whether its records follow from folders of pictures, so that its files alone don't tell what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +103,8 @@ def read_part(work: Objects, part: Part) -> PartAccount:
         InfrastructureError: a store can't be reached.
     """
     source = part.source
-    names = source.source_files()
-    files = SourceFiles(SourceFolder(source.root_url), names)
-    digests: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        with files.open(name) as file:
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    listed = {escaped(name): _digest_or_reason(files, name) for name in source.listed_files(files)}
-    if listed:
-        digests[_LISTED] = content_key(cast(Json, listed))
-    key = content_key({"source": cast(Json, source.hashed_fields()), "digests": dict(digests), "place": part.place})
+    files, digests, lists_files = _digested(part)
+    key = content_key({"part": part_key(part, digests), "place": part.place})
     folder = f"read/{part.number:05d}-{key[:16]}"
     if not digests:  # pictures in folders, which may have become more
         folder += f"-{secrets.token_hex(4)}"
@@ -141,7 +135,8 @@ def read_part(work: Objects, part: Part) -> PartAccount:
         if len(drafts) + len(rejects) == _ROWS_PER_FILE:
             write()
     write()
-    account = PartAccount(folder, digests, dict(records_in), tuple(draft_files), tuple(reject_files))
+    lists_pictures = bool(files.listed) and not lists_files
+    account = PartAccount(folder, digests, dict(records_in), tuple(draft_files), tuple(reject_files), lists_pictures)
     work.create(f"{folder}/account.json", _account_to_json(account))
     return account
 
@@ -152,6 +147,31 @@ def _digest_or_reason(files: SourceFiles, name: str) -> str:
         return bytes_key(files.read(name))
     except RecordError as error:
         return error.reason.value
+
+
+def digest_part(part: Part) -> dict[str, str]:
+    """SHA-256 of each file of a part, see `PartAccount.digests`; nothing else of it is read."""
+    return _digested(part)[1]
+
+
+def part_key(part: Part, digests: Mapping[str, str]) -> str:
+    """Content key of what a part's records follow from: the fields of its source, and its files."""
+    return content_key({"source": cast(Json, part.source.hashed_fields()), "digests": dict(digests)})
+
+
+def _digested(part: Part) -> tuple[SourceFiles, dict[str, str], bool]:
+    """The files of a part, SHA-256 of each, and whether a listing told some of them."""
+    source = part.source
+    names = source.source_files()
+    files = SourceFiles(SourceFolder(source.root_url), names)
+    digests: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        with files.open(name) as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    listed = {escaped(name): _digest_or_reason(files, name) for name in source.listed_files(files)}
+    if listed:
+        digests[_LISTED] = content_key(cast(Json, listed))
+    return files, digests, bool(listed)
 
 
 def named_files(work: Objects, config: CurationConfig, accounts: Iterable[PartAccount]) -> tuple[NamedFile, ...]:
@@ -227,7 +247,7 @@ def _written(work: Objects, folder: str) -> PartAccount | None:
     except ObjectNotFound:
         return None
     files = tuple(DraftFile(path, tuple((first, last) for first, last in groups)) for path, groups in row["drafts"])
-    return PartAccount(folder, row["digests"], row["records_in"], files, tuple(row["rejects"]))
+    return PartAccount(folder, row["digests"], row["records_in"], files, tuple(row["rejects"]), row["lists_pictures"])
 
 
 def _account_to_json(account: PartAccount) -> bytes:
@@ -236,5 +256,6 @@ def _account_to_json(account: PartAccount) -> bytes:
         "records_in": account.records_in,
         "drafts": [[file.path, file.groups] for file in account.drafts],
         "rejects": account.rejects,
+        "lists_pictures": account.lists_pictures,
     }
     return json.dumps(row).encode()

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from pipelines.curation.config import CurationConfig
+from pipelines.curation.looks import looks_file
 from pipelines.curation.steps.look_alikes import look_alikes
 from storage.objects import Objects
 from storage.parquet_files import read_table
@@ -25,6 +26,8 @@ __all__ = ["UNMASKED_TASKS", "Verdicts", "judge", "read_looks"]
 pc: Any = pyarrow.compute
 UNMASKED_TASKS = (Task.CAPTION, Task.UNLABELLED)
 """Tasks without masks: of pictures that look alike, one is enough for them."""
+_COLUMNS = ("image_id", "difference_hash", "thumbnail", "names", "uses")
+_NO_ID = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,14 @@ class Verdicts:
     duplicates: Mapping[str, str]
     """Pictures of which another one stays: captions and unlabelled samples go."""
 
+    def of(self, image_id: str) -> tuple[str | None, str | None]:
+        """Why a picture leaks, and why another one stays in its place; None: it doesn't."""
+        return self.leaking.get(image_id), self.duplicates.get(image_id)
+
 
 @dataclass(frozen=True, slots=True)
 class _Looks:
-    """Columns of all pictures with a sample, in order of their ids."""
+    """Columns of all pictures that could be opened, in order of their ids."""
 
     image_id: npt.NDArray[Any]
     coco_id: npt.NDArray[np.int64]
@@ -55,41 +62,50 @@ class _Looks:
     """Whether a sample without masks trains on it."""
 
 
-def read_looks(made: Objects, names: Sequence[str], config: CurationConfig) -> _Looks:
-    """The pictures of all shards, and what samples do with them."""
-    looks = pa.concat_tables([read_table(made, f"looks/{name}.parquet") for name in names])
-    samples = pa.concat_tables(
-        [read_table(made, f"samples/{name}.parquet", ["image_id", "family", "split", "task"]) for name in names]
-    ).unify_dictionaries()
-    samples = pa.table({name: samples[name].cast(pa.string()) for name in samples.schema.names})
-    order = pc.sort_indices(looks["image_id"])
-    looks = looks.take(order)
-    ids = looks["image_id"].combine_chunks()
-    place = np.asarray(pc.index_in(samples["image_id"], value_set=ids).to_numpy())
-    trains = pc.is_in(samples["split"], value_set=pa.array(config.leakage.training_splits, pa.string())).to_numpy()
-    unmasked = pc.is_in(samples["task"], value_set=pa.array([str(task) for task in UNMASKED_TASKS])).to_numpy()
+def read_looks(shards: Sequence[tuple[Objects, str]], config: CurationConfig) -> _Looks:
+    """The pictures of all shards, and what samples do with them.
+
+    Args:
+        shards: where the files of each lie, and its name.
+        config: tells which splits are trained on.
+    """
+    looks = pa.concat_tables([read_table(objects, looks_file(name), _COLUMNS) for objects, name in shards])
+    looks = looks.take(pc.sort_indices(looks["image_id"])).combine_chunks()
+    ids = looks["image_id"]
+    place, uses = _flat(looks["uses"])
+    trains = pc.is_in(uses.field("split"), value_set=pa.array(config.leakage.training_splits, pa.string())).to_numpy(
+        zero_copy_only=False
+    )
+    unmasked = pc.is_in(uses.field("task"), value_set=pa.array([str(task) for task in UNMASKED_TASKS])).to_numpy(
+        zero_copy_only=False
+    )
     is_trained, is_unmasked = np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.bool_)
     is_trained[place[trains]] = True
     is_unmasked[place[trains & unmasked]] = True
-    sets = np.asarray(
-        pc.binary_join_element_wise(samples["family"], samples["split"], " ").to_numpy(zero_copy_only=False)
-    )
+    sets = pc.binary_join_element_wise(uses.field("family"), uses.field("split"), " ").to_numpy(zero_copy_only=False)
     evaluated_by = np.full(len(ids), "", object)
-    held = np.flatnonzero(~trains)
-    names_of = sorted({(int(place[row]), str(sets[row])) for row in held}, reverse=True)
+    names_of = sorted({(int(place[row]), str(sets[row])) for row in np.flatnonzero(~trains)}, reverse=True)
     for row, name in names_of:  # of several the first by name
         evaluated_by[row] = name
-    cells = looks["thumbnail"].combine_chunks()
-    thumbnails = np.frombuffer(b"".join(cells.to_pylist()), np.uint8).reshape(len(ids), -1) if len(ids) else None
+    named, names = _flat(looks["names"])
+    coco_ids = np.full(len(ids), _NO_ID, np.int64)
+    np.minimum.at(coco_ids, named, np.asarray(pc.fill_null(names.field("coco_id"), _NO_ID)))
+    cells = looks["thumbnail"].to_pylist()
     return _Looks(
         image_id=np.asarray(ids.to_numpy(zero_copy_only=False)),
-        coco_id=np.asarray(pc.fill_null(looks["coco_id"], -1).to_numpy()),
+        coco_id=np.where(coco_ids == _NO_ID, -1, coco_ids),
         difference_hash=np.asarray(looks["difference_hash"].to_numpy()).view(np.uint64),
-        thumbnail=np.zeros((0, 1), np.uint8) if thumbnails is None else thumbnails,
+        thumbnail=np.frombuffer(b"".join(cells), np.uint8).reshape(len(cells), -1 if cells else 1),
         evaluated_by=evaluated_by,
         is_trained=is_trained,
         is_trained_unmasked=is_unmasked,
     )
+
+
+def _flat(lists: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], pa.StructArray]:
+    """Elements of a column of lists, each with the row of its list."""
+    column = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
+    return np.asarray(pc.list_parent_indices(column)), pc.list_flatten(column)
 
 
 def judge(looks: _Looks, config: CurationConfig, evaluation_ids: Mapping[str, Sequence[int]]) -> Verdicts:

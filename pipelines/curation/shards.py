@@ -5,12 +5,8 @@ isn't published yet: whether a picture may be trained on is only known when all 
 `judging`). Hence `looks/<n>.parquet`, written last: a shard that has one is done.
 """
 
-# pyright: reportUnknownParameterType=false
-# (pyarrow has no types: every `pa.Table` in a signature is unknown to the checker)
-
 from __future__ import annotations
 
-import io
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.drafts import IDENTITY_BITS, DraftFile, ImageFile, StagedDraft, read_drafts
 from pipelines.curation.intake import NamedFile, read_file
+from pipelines.curation.looks import Look, Name, Use, looks_file, write_looks
 from pipelines.curation.records import RecordError
 from pipelines.curation.steps.assemble import assemble, reject_of
 from pipelines.curation.steps.filters import SampleFilter, in_split
@@ -36,23 +30,14 @@ from storage.keys import bytes_key
 from storage.objects import Objects
 from storage.schema import ImageRecord, Reject, RejectReason, Sample
 
-__all__ = ["LOOKS_SCHEMA", "ShardContext", "ShardImage", "ShardWork", "make_shard", "plan_shards",
-           "shard_files"]  # fmt: skip
+__all__ = ["CuratedImage", "ShardContext", "ShardImage", "ShardWork", "curate_images", "drafted_images", "make_shard",
+           "plan_shards", "shard_files", "write_made"]  # fmt: skip
 
 _NUM_IDENTITIES = 2**IDENTITY_BITS
 _Found: TypeAlias = "str | RecordError"
-_Looked: TypeAlias = "tuple[bytes, ProbedImage | RecordError]"
+_Looked: TypeAlias = "tuple[bytes | None, ProbedImage | RecordError]"
 """The bytes of a picture's file, and what it is or why it can't be decoded."""
-
-LOOKS_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("coco_id", pa.int64()),
-        pa.field("difference_hash", pa.int64(), nullable=False),
-        pa.field("thumbnail", pa.binary(), nullable=False),
-    ]
-)
-"""What `judging` needs to know of a picture."""
+_FOR_OTHERS = (RejectReason.DUPLICATE, RejectReason.EXPRESSION_DUPLICATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,32 +62,51 @@ class ShardWork:
     name: str
     ranges: tuple[tuple[int, int], ...]
     """Identities of its pictures, ends excluded."""
-    files: tuple[tuple[ImageFile, int | None, _Found], ...]
-    """Its pictures by every name that drafts know them by, with COCO id, and SHA-256 or why it can't be read."""
+    files: tuple[tuple[ImageFile, _Found], ...]
+    """Its pictures by every name that drafts know them by, and SHA-256 or why it can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardImage:
     """One picture and everything that is said about it.
 
-    Several names may lead to the same bytes; `file` is one of them, `sources` are all.
+    Several names may lead to the same bytes.
     """
 
     image_id: str
-    file: ImageFile
-    sources: tuple[str, ...]
-    coco_id: int | None
+    names: tuple[Name, ...]
+    """All names by which records know it."""
     drafts: tuple[StagedDraft, ...]
+    file: ImageFile | None
+    """Where its bytes are, under one of the names; None: a parent has them, or no row is left that needs them."""
+    data: bytes | None = None
+    """Its bytes, where a parent has them."""
+    known: ProbedImage | None = None
+    """What it is, where a parent knows that: then it isn't decoded again."""
+    samples: tuple[Sample, ...] = ()
+    """Samples that a parent has of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CuratedImage:
+    """What came out of one picture."""
+
+    look: Look | None
+    """None: it can't be decoded."""
+    record: ImageRecord | None
+    """None: no sample needs it."""
+    samples: tuple[Sample, ...]
+    rejects: tuple[Reject, ...]
 
 
 def plan_shards(
-    named: Sequence[NamedFile], found: Mapping[ImageFile, _Found], images_per_shard: int
+    named: Sequence[NamedFile], found: Mapping[ImageFile, _Found], images_per_shard: int, prefix: str = ""
 ) -> tuple[ShardWork, ...]:
     """Cuts the pictures, in order of their identity, into shards of `images_per_shard`.
 
     Pictures of one identity stay together, so that a shard may have more. A picture under several names of different
     identities is where the smallest of them is. The plan follows from names and content of the sources alone: not from
-    their places, nor from how many tasks will run.
+    their places, nor from how many tasks will run. Names of shards begin with the prefix.
     """
     homes: dict[str, int] = {}
     pictures = [(item, item.identity, found[item.file]) for item in named if item.identity is not None]
@@ -111,18 +115,18 @@ def plan_shards(
             homes[digest] = min(identity, homes.get(digest, identity))
     starts = _starts(sorted(homes.values()), images_per_shard)
     num_shards = len(starts)
-    files: list[list[tuple[ImageFile, int | None, _Found]]] = [[] for _ in range(num_shards)]
+    files: list[list[tuple[ImageFile, _Found]]] = [[] for _ in range(num_shards)]
     elsewhere: list[set[int]] = [set() for _ in range(num_shards)]
     for item, identity, digest in pictures:
         home = homes[digest] if isinstance(digest, str) else identity
         shard = bisect_right(starts, home) - 1
-        files[shard].append((item.file, item.coco_id, digest))
+        files[shard].append((item.file, digest))
         if bisect_right(starts, identity) - 1 != shard:
             elsewhere[shard].add(identity)
     bounds = [*starts, _NUM_IDENTITIES]
     return tuple(
         ShardWork(
-            name=f"{number:05d}",
+            name=f"{prefix}{number:05d}",
             ranges=((bounds[number], bounds[number + 1]), *((item, item + 1) for item in sorted(elsewhere[number]))),
             files=tuple(files[number]),
         )
@@ -148,8 +152,8 @@ def _starts(homes: Sequence[int], images_per_shard: int) -> list[int]:
 
 
 def shard_files(name: str) -> tuple[str, ...]:
-    """Keys of the three files of a shard that are published."""
-    return tuple(f"{folder}/{name}.parquet" for folder in ("images", "samples", "rejects"))
+    """Keys of the files of a shard: images, samples, rejects, looks."""
+    return (*(f"{folder}/{name}.parquet" for folder in ("images", "samples", "rejects")), looks_file(name))
 
 
 def make_shard(context: ShardContext, work: ShardWork) -> None:
@@ -163,66 +167,68 @@ def make_shard(context: ShardContext, work: ShardWork) -> None:
         SourceError: a picture changed while the run was going on.
         InfrastructureError: a store can't be reached.
     """
-    looks_file = f"looks/{work.name}.parquet"
-    if context.made.exists(looks_file):
+    if context.made.exists(looks_file(work.name)):
         return
-    images: list[ImageRecord] = []
-    samples: list[Sample] = []
-    rejects: list[Reject] = []
-    looks: list[dict[str, object]] = []
-    unread, pictures = _pictures(context, work)
-    rejects += unread
-    for image, looked in _looked_at(context, pictures):
-        record, probed, found, refused = _curate_image(context, image, looked)
-        samples += found
-        rejects += refused
-        if record is not None and probed is not None:
-            images.append(record)
-            looks.append(
-                {
-                    "image_id": record.image_id,
-                    "coco_id": record.coco_id,
-                    "difference_hash": record.difference_hash,
-                    "thumbnail": probed.thumbnail,
-                }
-            )
-    write_images(context.made, work.name, images)
-    write_samples(context.made, work.name, samples)
-    write_rejects(context.made, work.name, rejects)
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(looks, schema=LOOKS_SCHEMA), sink, compression="zstd")
-    context.made.create(looks_file, sink.getvalue())
+    rejects, images = drafted_images(context, work)
+    write_made(context.made, work.name, curate_images(context, images), rejects)
 
 
-def _pictures(context: ShardContext, work: ShardWork) -> tuple[list[Reject], list[ShardImage]]:
+def write_made(
+    made: Objects,
+    name: str,
+    curated: Sequence[CuratedImage],
+    rejects: Sequence[Reject],
+    images: Sequence[ImageRecord] = (),
+    samples: Sequence[Sample] = (),
+    looks: Sequence[Look] = (),
+) -> None:
+    """Writes the files of a shard: what came out of its pictures, and whatever else stands in it."""
+    write_images(made, name, [*images, *(item.record for item in curated if item.record is not None)])
+    write_samples(made, name, [*samples, *(sample for item in curated for sample in item.samples)])
+    write_rejects(made, name, [*rejects, *(reject for item in curated for reject in item.rejects)])
+    write_looks(made, name, [*looks, *(item.look for item in curated if item.look is not None)])
+
+
+def drafted_images(context: ShardContext, work: ShardWork) -> tuple[list[Reject], list[ShardImage]]:
     """Rejects of drafts whose picture can't be read, and the others by picture."""
-    files = {file: (coco_id, digest) for file, coco_id, digest in work.files}
+    files = {file: digest for file, digest in work.files}
     numbers = {url: number for number, url in enumerate(context.roots)}
     root_of = [numbers[source.image_root_url] for source in context.config.sources]
     rejects: list[Reject] = []
     drafts_of: dict[str, list[StagedDraft]] = {}
-    names_of: dict[str, set[ImageFile]] = {}
+    files_of: dict[str, set[ImageFile]] = {}
     for staged, (path, extent) in read_drafts(context.work, context.drafts, work.ranges):
         file = ImageFile(root_of[staged.place], path, extent)
         if file not in files:
             continue  # its bytes are those of a picture of another shard
-        _, digest = files[file]
+        digest = files[file]
         if isinstance(digest, RecordError):
             rejects.append(reject_of(staged.draft, digest))
             continue
         drafts_of.setdefault(digest, []).append(staged)
-        names_of.setdefault(digest, set()).add(file)
+        files_of.setdefault(digest, set()).add(file)
     images = [
-        ShardImage(
-            image_id=image_id,
-            file=min(names_of[image_id]),
-            sources=tuple(sorted({file.path for file in names_of[image_id]})),
-            coco_id=min((n for n in (files[file][0] for file in names_of[image_id]) if n is not None), default=None),
-            drafts=tuple(drafts),
-        )
+        ShardImage(image_id=image_id, names=_names(drafts), drafts=tuple(drafts), file=min(files_of[image_id]))
         for image_id, drafts in sorted(drafts_of.items())
     ]
     return rejects, images
+
+
+def _names(drafts: Sequence[StagedDraft]) -> tuple[Name, ...]:
+    named = ((staged.draft.source_file, staged.draft.image) for staged in drafts)
+    return tuple({Name(source_file, image.path, image.coco_id): None for source_file, image in named})
+
+
+def curate_images(context: ShardContext, images: Sequence[ShardImage]) -> list[CuratedImage]:
+    """Samples and rejects of each picture, and its record if any sample needs it.
+
+    They follow from the set of what is said about it: of rows that say the same, the first by file and locator stays,
+    whatever order they are read in.
+
+    Raises:
+        SourceError: a picture changed while the run was going on.
+    """
+    return [_curate_image(context, image, looked) for image, looked in _looked_at(context, images)]
 
 
 def _looked_at(context: ShardContext, images: Sequence[ShardImage]) -> Iterator[tuple[ShardImage, _Looked]]:
@@ -232,25 +238,41 @@ def _looked_at(context: ShardContext, images: Sequence[ShardImage]) -> Iterator[
 
 
 def _look(context: ShardContext, image: ShardImage) -> _Looked:
-    data = read_file(context.roots, image.file)
-    if bytes_key(data) != image.image_id:
-        raise SourceError(f"{image.file.path}: the file changed while it was being curated; run curate again")
+    data = image.data
+    if data is None and image.file is not None:
+        data = read_file(context.roots, image.file)
+        if bytes_key(data) != image.image_id:
+            raise SourceError(f"{image.file.path}: the file changed while it was being curated; run curate again")
+    if image.known is not None:
+        return data, image.known
+    assert image.file is not None, "what no parent knows is in a file"
+    assert data is not None, "it was read"
     try:
         return data, look_at(data, context.config.max_image_px, image.file.path, image.image_id)
     except RecordError as error:
         return data, error
 
 
-def _curate_image(
-    context: ShardContext, image: ShardImage, looked: _Looked
-) -> tuple[ImageRecord | None, ProbedImage | None, list[Sample], list[Reject]]:
-    """Samples and rejects of one picture, and its record if any sample needs it."""
+def _curate_image(context: ShardContext, image: ShardImage, looked: _Looked) -> CuratedImage:
     data, probed = looked
     if isinstance(probed, RecordError):
-        return None, None, [], [reject_of(staged.draft, probed) for staged in image.drafts]
-    samples, rejects = _judge(image, probed, context.config)
+        # Each record names the picture as it knows it, so that no other record has a say in that.
+        said = probed.detail.removeprefix("" if image.file is None else image.file.path)
+        errors = (
+            reject_of(staged.draft, RecordError(probed.reason, f"{staged.draft.image.path}{said}"))
+            for staged in image.drafts
+        )
+        return CuratedImage(None, None, (), tuple(errors))
+    samples, rejects, withheld = _judge(image, probed, context.config)
+    look = Look(
+        probed=probed,
+        names=image.names,
+        uses=tuple({Use(item.source_file, item.family, item.task.value, item.split): None for item in samples}),
+        withheld=tuple(withheld),
+    )
     if not samples:
-        return None, None, samples, rejects
+        return CuratedImage(look, None, (), (*rejects, *withheld))
+    assert data is not None, "samples have a picture"
     record = ImageRecord(
         image_id=image.image_id,
         data=data,
@@ -258,18 +280,20 @@ def _curate_image(
         media_type=probed.media_type,
         height=probed.height,
         width=probed.width,
-        coco_id=image.coco_id,
-        sources=image.sources,
+        coco_id=look.coco_id,
+        sources=look.sources,
         difference_hash=probed.difference_hash,
     )
-    return record, probed, samples, rejects
+    return CuratedImage(look, record, tuple(samples), (*rejects, *withheld))
 
 
-def _judge(image: ShardImage, probed: ProbedImage, config: CurationConfig) -> tuple[list[Sample], list[Reject]]:
-    samples: dict[str, Sample] = {}
+def _judge(
+    image: ShardImage, probed: ProbedImage, config: CurationConfig
+) -> tuple[list[Sample], list[Reject], list[Reject]]:
+    """Samples, rejects, and those rejects that there are for the sake of other rows."""
+    made = list(image.samples)
     rejects: list[Reject] = []
     readers: dict[str, MaskReader] = {}
-    sieve = SampleFilter(config.filters, config.leakage.training_splits, probed.height, probed.width)
     for staged in image.drafts:
         source, draft = config.sources[staged.place], staged.draft
         root = source.root_url
@@ -277,13 +301,27 @@ def _judge(image: ShardImage, probed: ProbedImage, config: CurationConfig) -> tu
             readers[root] = MaskReader(probed.height, probed.width, SourceFolder(root).read, config.max_image_px)
         try:
             sample = assemble(draft, probed, readers[root])
-            if draft.split in config.leakage.training_splits:
-                sample = in_split(sample, source.held_out_share, source.held_out_split)
+        except RecordError as error:
+            rejects.append(reject_of(draft, error))
+            continue
+        if draft.split in config.leakage.training_splits:
+            sample = in_split(sample, source.held_out_share, source.held_out_split)
+        made.append(sample)
+    samples: dict[str, Sample] = {}
+    withheld: list[Reject] = []
+    sieve = SampleFilter(config.filters, config.leakage.training_splits, probed.height, probed.width)
+    for sample in sorted(made, key=_place_in_files):
+        try:
             if sample.sample_id in samples:
                 raise RecordError(RejectReason.DUPLICATE, "the same record stands in its file, or in the recipe, twice")
             sieve.check(sample)
         except RecordError as error:
-            rejects.append(reject_of(draft, error))
+            (withheld if error.reason in _FOR_OTHERS else rejects).append(reject_of(sample, error))
         else:
             samples[sample.sample_id] = sample
-    return list(samples.values()), rejects
+    return list(samples.values()), rejects, withheld
+
+
+def _place_in_files(sample: Sample) -> tuple[str, int, str, str]:
+    """Orders samples as their records stand, where locators count: `row=9` comes before `row=10`."""
+    return sample.source_file, len(sample.locator), sample.locator, sample.sample_id

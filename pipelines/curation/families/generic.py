@@ -91,6 +91,10 @@ class GenericSource(Source):
         """The files of rows; painted masks are read picture by picture."""
         return tuple(name for pattern in self.rows for name in expand_shards(pattern))
 
+    def parts(self) -> tuple[Source, ...]:
+        """One for each file of rows."""
+        return tuple(self.model_copy(update={"rows": (name,)}) for name in self.source_files())
+
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """One record per row."""
         for name in self.source_files():

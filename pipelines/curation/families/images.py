@@ -57,6 +57,10 @@ class ImagesSource(Source):
         """Archives and single pictures; what lies in folders is found when records are asked for."""
         return tuple(name for name in self._entries() if is_archive(name) or is_picture(name))
 
+    def parts(self) -> tuple[Source, ...]:
+        """One for each folder, archive or picture."""
+        return tuple(self.model_copy(update={"pictures": (name,)}) for name in self._entries())
+
     def records(self, files: SourceFiles) -> Iterator[Draft | Reject]:
         """One record per picture.
 

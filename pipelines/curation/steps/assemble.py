@@ -21,12 +21,12 @@ __all__ = ["assemble", "reject_of", "sample_key"]
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def reject_of(draft: Draft, error: RecordError) -> Reject:
-    """The reject of a draft that failed."""
+def reject_of(row: Draft | Sample, error: RecordError) -> Reject:
+    """The reject of a draft or sample that failed."""
     return Reject(
-        family=draft.family,
-        source_file=draft.source_file,
-        locator=draft.locator,
+        family=row.family,
+        source_file=row.source_file,
+        locator=row.locator,
         reason=error.reason,
         detail=error.detail,
     )

@@ -96,6 +96,8 @@ class SourceFiles:
     folder: SourceFolder
     expected: tuple[str, ...] = ()
     """Names that messages about an absent file list."""
+    listed: set[str] = field(default_factory=set[str], init=False, compare=False)
+    """Folders of which the names were asked for so far."""
     _whole: dict[str, list[object]] = field(default_factory=dict[str, "list[object]"], init=False, compare=False)
 
     def rows(self, name: str) -> Iterator[object]:
@@ -138,6 +140,7 @@ class SourceFiles:
             SourceError: the folder is absent, leads out of the root, or can't be read.
             InfrastructureError: the store can't be reached.
         """
+        self.listed.add(folder)
         try:
             yield from self.folder.names(safe_join("", folder) if folder else "")
         except RecordError as error:

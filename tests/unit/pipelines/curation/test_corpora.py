@@ -8,12 +8,13 @@ import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from pipelines.curation import shards
 from pipelines.curation.config import CurationConfig
-from pipelines.curation.corpora import curate_local, curation_key
+from pipelines.curation.corpora import VERSION, curate_local, curation_key
 from pipelines.curation.testing import polygon_of, write_coco, write_picture
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus, write_samples
@@ -80,6 +81,8 @@ def test_facts_and_card_say_what_was_relabelled(tmp_path: Path) -> None:
     output = Objects.open(tmp_path / "out")
     manifest = curate_local(_write(tmp_path / "in"), output, NullProgress())
     assert manifest.kind == "corpus"
+    (part,) = cast("list[dict[str, object]]", manifest.facts["parts"])
+    assert part.keys() == {"key", "pictures", "records_in"}
     assert dict(manifest.facts) == {
         "num_images": 2,
         "num_samples": 3,
@@ -92,6 +95,10 @@ def test_facts_and_card_say_what_was_relabelled(tmp_path: Path) -> None:
         "leakage_gate": "remove",
         "leakage": {},
         "relabelled_splits": {"refcoco/refs(unc).p": {"testA": "train"}},
+        "curation_version": VERSION,
+        "layer": 0,
+        "parents": [],
+        "parts": [{"key": part["key"], "pictures": None, "records_in": {"refcoco/refs(unc).p": 3}}],
     }
     assert "`testA` became `train`" in output.read("README.md").decode()
     assert str(tmp_path) not in output.read("manifest.json").decode()

@@ -26,14 +26,14 @@ def test_every_name_is_in_one_shard_that_reads_its_drafts(digests: list[str | No
     names = [_named(SourceImage(path=f"{n}.jpg")) for n in range(len(digests))]
     found = {name.file: digest or _MISSING for name, digest in zip(names, digests, strict=True)}
     shards = plan_shards(names, found, images_per_shard)
-    placed = [file for shard in shards for file, _, _ in shard.files]
+    placed = [file for shard in shards for file, _ in shard.files]
     assert sorted(placed) == sorted(name.file for name in names)
     identities = {name.file: name.identity for name in names}
     for shard in shards:
-        for file, _, _ in shard.files:
+        for file, _ in shard.files:
             assert any(start <= (identities[file] or 0) < end for start, end in shard.ranges)
-        assert len({digest for _, _, digest in shard.files if isinstance(digest, str)}) <= images_per_shard
-    homes = [digest for shard in shards for digest in {d for _, _, d in shard.files if isinstance(d, str)}]
+        assert len({digest for _, digest in shard.files if isinstance(digest, str)}) <= images_per_shard
+    homes = [digest for shard in shards for digest in {d for _, d in shard.files if isinstance(d, str)}]
     assert len(homes) == len(set(homes))
 
 

@@ -1,0 +1,250 @@
+"""What the sources of a corpus say: parts read and pictures hashed, less those whose rows a parent has."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+from pipelines.curation.config import CurationConfig
+from pipelines.curation.drafts import ImageFile
+from pipelines.curation.intake import (
+    NamedFile,
+    Part,
+    PartAccount,
+    digest_part,
+    hash_files,
+    named_files,
+    part_key,
+    parts_of,
+    read_part,
+    roots_of,
+)
+from pipelines.curation.leakage import read_evaluation_ids
+from pipelines.curation.parents import Parent, PartFact, kept_parts, open_parent, why_not_continued
+from pipelines.curation.records import RecordError
+from pipelines.curation.rereading import UNSEEN, are_still_unseen
+from pipelines.curation.workers import Workers
+from pipelines.progress import Progress
+from storage.corpus import table_to_rejects
+from storage.keys import Json, content_key
+from storage.objects import Objects
+from storage.parquet_files import read_table
+from storage.schema import Reject
+
+__all__ = ["Sources", "gather", "hash_named"]
+
+_FILES_PER_TASK = 256
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the sources say, and which pictures they name."""
+
+    config: CurationConfig
+    """With a root in every source."""
+    work: Objects
+    parts: tuple[Part, ...]
+    parent: Parent | None
+    """The corpus that is gone on from, if rows of it stay."""
+    kept: Mapping[int, PartFact]
+    """Parts of which the rows stay as they are, by number."""
+    digests: Mapping[int, Mapping[str, str]]
+    """Of the files of each part."""
+    accounts: Mapping[int, PartAccount]
+    """Of the parts that were read."""
+    pictures: Mapping[int, str]
+    """Content keys of the pictures of those that list folders of them."""
+    named: tuple[NamedFile, ...]
+    """By parts that were read."""
+    found: Mapping[ImageFile, str | RecordError]
+    evaluation_ids: Mapping[str, Sequence[int]]
+    list_digests: Mapping[str, str]
+
+    @property
+    def is_parent(self) -> bool:
+        """Whether nothing is new, so that the parent is what would be made."""
+        if self.parent is None or self.accounts or len(self.kept) != len(self.parent.parts):
+            return False
+        before = self.parent.manifest.inputs
+        lists = {name: digest for name, digest in before.items() if name.startswith("evaluation:")}
+        return lists == {f"evaluation:{name}": digest for name, digest in self.list_digests.items()}
+
+    @property
+    def gone(self) -> frozenset[str]:
+        """Source files of which no row of the parent stays."""
+        if self.parent is None:
+            return frozenset()
+        staying = {name for fact in self.kept.values() for name in fact.records_in}
+        return frozenset(name for fact in self.parent.parts for name in fact.records_in if name not in staying)
+
+    def facts_of_parts(self) -> list[PartFact]:
+        """What the manifest says of each part."""
+        return [
+            self.kept[part.number]
+            if part.number in self.kept
+            else PartFact(
+                part_key(part, self.digests[part.number]),
+                self.pictures.get(part.number),
+                self.accounts[part.number].records_in,
+            )
+            for part in self.parts
+        ]
+
+    def hashed_inputs(self) -> dict[str, str]:
+        """Content keys of all that the corpus is made of: source files, pictures per source, and the parent."""
+        inputs: dict[str, str] = {f"evaluation:{name}": digest for name, digest in self.list_digests.items()}
+        for part in self.parts:
+            inputs |= {f"{part.place}:{name}": digest for name, digest in self.digests[part.number].items()}
+        numbers = {url: number for number, url in enumerate(roots_of(self.config))}
+        for place, source in enumerate(self.config.sources):
+            roots = {numbers[source.root_url]: "files", numbers[source.image_root_url]: "images"}
+            inputs[f"{place}:pictures"] = content_key(
+                sorted(
+                    [roots[file.root], file.path, *file.extent, _said(found)]
+                    for file, found in self.found.items()
+                    if file.root in roots
+                )
+            )
+        if self.parent is not None:
+            inputs["parent"] = self.parent.manifest.key
+        return inputs
+
+
+def gather(config: CurationConfig, work: Objects, workers: Workers, progress: Progress) -> Sources:
+    """Reads what is new in the sources, which without a parent is all of them.
+
+    Args:
+        config: with a root in every source.
+        work: where drafts are written.
+        workers: who does the work.
+        progress: told of parts and pictures.
+
+    Raises:
+        SourceError: a source file can't be used.
+        InfrastructureError: a store can't be reached.
+    """
+    parts = parts_of(config)
+    reader = _Reader(config, work, workers, progress, parts)
+    parent = None if config.parent is None else open_parent(config.parent)
+    why = None if parent is None else why_not_continued(parent.manifest, config)
+    kept: dict[int, PartFact] = {}
+    if parent is not None and why is None:
+        kept = _kept(reader, parent)
+        why = None if kept else "no part of the sources is one of its own"
+    if parent is not None and why is not None:
+        _LOG.warning("%s is not continued: %s; all sources are read", parent.objects.url, why)
+        progress.update(0, len(parts), unit=f"parts of sources read, all of them: of the parent {why}")
+        parent = None
+    reader.read(part for part in parts if part.number not in kept)
+    accounts = {number: reader.accounts[number] for number in sorted(reader.accounts) if number not in kept}
+    named = named_files(work, config, accounts.values())
+    reader.hash(named)
+    evaluation_ids: dict[str, list[int]] = {}
+    list_digests: dict[str, str] = {}
+    for name in config.leakage.evaluation_ids if config.leakage.gate != "off" else ():
+        sets = read_evaluation_ids(config.root_of_lists, name)
+        list_digests[name] = content_key({key: sorted(ids) for key, ids in sets.items()})
+        evaluation_ids |= sets
+    return Sources(
+        config=config,
+        work=work,
+        parts=parts,
+        parent=parent,
+        kept=kept,
+        digests=reader.digests | {number: account.digests for number, account in accounts.items()},
+        accounts=accounts,
+        pictures={number: reader.pictures(number) for number in accounts if accounts[number].lists_pictures},
+        named=named,
+        found={item.file: reader.found[item.file] for item in named},
+        evaluation_ids=evaluation_ids,
+        list_digests=list_digests,
+    )
+
+
+class _Reader:
+    """Reads and hashes, each thing once."""
+
+    def __init__(
+        self, config: CurationConfig, work: Objects, workers: Workers, progress: Progress, parts: Sequence[Part]
+    ) -> None:
+        self.config, self.work, self.workers, self.progress, self.parts = config, work, workers, progress, parts
+        self.accounts: dict[int, PartAccount] = {}
+        self.digests: dict[int, dict[str, str]] = {}
+        self.found: dict[ImageFile, str | RecordError] = {}
+
+    def read(self, parts: Iterable[Part]) -> None:
+        wanted = [part for part in parts if part.number not in self.accounts]
+        for done, (place, account) in enumerate(self.workers.map(partial(read_part, self.work), wanted), start=1):
+            self.accounts[wanted[place].number] = account
+            self.progress.update(done, len(wanted), unit="parts of sources read")
+
+    def hash(self, named: Sequence[NamedFile]) -> None:
+        files = sorted({item.file for item in named} - self.found.keys())
+        self.found |= hash_named(self.config, self.workers, self.progress, files)
+
+    def pictures(self, number: int) -> str:
+        """Content key of the pictures of a part that was read."""
+        named = named_files(self.work, self.config, [self.accounts[number]])
+        self.hash(named)
+        rows: list[Json] = [[item.file.path, *item.file.extent, _said(self.found[item.file])] for item in named]
+        return content_key(rows)
+
+
+def hash_named(
+    config: CurationConfig, workers: Workers, progress: Progress, files: Sequence[ImageFile]
+) -> dict[ImageFile, str | RecordError]:
+    """SHA-256 of each file, or why it can't be read."""
+    batches = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
+    found: dict[ImageFile, str | RecordError] = {}
+    for place, digests in workers.map(partial(hash_files, roots_of(config), config.num_threads), batches):
+        found.update(zip(batches[place], digests, strict=True))
+        progress.update(len(found), len(files), unit="pictures read")
+    return found
+
+
+def _said(found: str | RecordError) -> str:
+    return found if isinstance(found, str) else found.reason.value
+
+
+def _kept(reader: _Reader, parent: Parent) -> dict[int, PartFact]:
+    """Parts of which the rows stay; what must be read to tell is read."""
+    parts = reader.parts
+    for done, (place, digests) in enumerate(reader.workers.map(digest_part, parts), start=1):
+        reader.digests[parts[place].number] = digests
+        reader.progress.update(done, len(parts), unit="parts of sources hashed")
+    keys = {part.number: part_key(part, reader.digests[part.number]) for part in parts}
+    changed: set[int] = set()
+    names: set[str] = set()
+    kept = kept_parts(parent, keys, changed, names)
+    # Files that are new, and folders of pictures, which may hold others by now.
+    reader.read(part for part in parts if part.number not in kept or kept[part.number].pictures is not None)
+    changed.update(n for n, fact in kept.items() if fact.pictures is not None and reader.pictures(n) != fact.pictures)
+    names.update(
+        name for n, account in reader.accounts.items() if n not in kept or n in changed for name in account.records_in
+    )
+    kept = kept_parts(parent, keys, changed, names)
+    unseen = _unseen(parent, kept)
+    waiting = [(parts[number], rejects) for number, rejects in unseen.items()]
+    check = partial(are_still_unseen, reader.config.max_image_px)
+    for done, (place, are_unseen) in enumerate(reader.workers.map(check, waiting), start=1):
+        if not are_unseen:
+            changed.add(waiting[place][0].number)
+        reader.progress.update(done, len(waiting), unit="parts with missing pictures looked at")
+    return kept_parts(parent, keys, changed, names)
+
+
+def _unseen(parent: Parent, kept: Mapping[int, PartFact]) -> dict[int, tuple[Reject, ...]]:
+    """Rejects of each part for pictures that were missing or damaged."""
+    by_file = cast("Mapping[str, Mapping[str, int]]", parent.manifest.facts["rejects_by_source"])
+    files = {name for name, reasons in by_file.items() if any(reason in reasons for reason in UNSEEN)}
+    part_of = {name: number for number, fact in kept.items() for name in fact.records_in if name in files}
+    found: dict[int, list[Reject]] = {}
+    for path in parent.keys_below("rejects") if part_of else ():
+        for reject in table_to_rejects(read_table(parent.objects, path)):
+            if reject.reason in UNSEEN and reject.source_file in part_of:
+                found.setdefault(part_of[reject.source_file], []).append(reject)
+    return {number: tuple(rejects) for number, rejects in sorted(found.items())}
