@@ -16,7 +16,7 @@ from storage.corpus import Corpus
 from storage.keys import Json
 from storage.manifest import Manifest
 
-__all__ = ["corpus_json", "describe_corpus", "export_corpus"]
+__all__ = ["corpus_json", "describe_corpus", "export_corpus", "since_parent"]
 
 _MIB = 2**20
 
@@ -38,6 +38,10 @@ def describe_corpus(url: str) -> str:
         f"{_rows(manifest, 'rejects')} records rejected, {size_bytes / _MIB:.1f} MiB in {len(manifest.files)} files",
         f"  key {manifest.key}",
     ]
+    for parent in cast("Sequence[str]", facts.get("parents", ())):
+        lines.append(f"  parent {parent}")
+    if (change := since_parent(manifest)) is not None:
+        lines.append(f"  {change}")
     if facts.get("leakage_gate") == "off":
         lines.append("  the leakage gate was off: training samples may lie on evaluation images")
     for name, splits in sorted(cast("Mapping[str, Mapping[str, str]]", facts.get("relabelled_splits", {})).items()):
@@ -59,6 +63,18 @@ def describe_corpus(url: str) -> str:
     reasons = sorted(_counts(facts, "rejects_by_reason").items(), key=lambda item: (-item[1], item[0]))
     lines += _table(("reject", "records"), reasons)
     return "\n".join(lines)
+
+
+def since_parent(manifest: Manifest) -> str | None:
+    """How a corpus differs from its parent, in one line; None: it has none."""
+    counts = _counts(manifest.facts, "since_parent")
+    if not counts:
+        return None
+    return (
+        f"since the parent: {counts['parts_kept']} parts kept, {counts['parts_read']} read, "
+        f"{counts['parts_gone_or_replaced']} gone or replaced; {counts['samples_added']} samples added, "
+        f"{counts['samples_taken_out']} taken out"
+    )
 
 
 def corpus_json(url: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import yaml
 
 from jobs.config import Recipe
+from jobs.corpora import since_parent
 from jobs.display import Display, format_seconds
 from jobs.flow import Located, Outcome, State, Timings, run_stages
 from jobs.session import ray_session
@@ -19,6 +20,7 @@ from pipelines.evaluation.score_sheet import SHEET_NAME
 from pipelines.report.page import REPORT_NAME
 from storage.errors import UsageError
 from storage.keys import Json, content_key
+from storage.manifest import read_manifest
 from storage.objects import Objects
 
 __all__ = ["RunResult", "describe_plan", "run_recipe"]
@@ -40,6 +42,8 @@ class RunResult:
     """URL of the run's record and report."""
     report: str | None
     """Path or URL of the report; None if the run ended before it."""
+    news: str | None = None
+    """How a corpus that the run made differs from its parent."""
 
     @property
     def num_ran(self) -> int:
@@ -56,6 +60,8 @@ class RunResult:
         seconds = sum(outcome.seconds or 0 for outcome in self.outcomes if outcome.state is State.RAN)
         done = f"{self.num_ran} of {len(self.outcomes)} stages ran in {format_seconds(seconds)}"
         lines = [done if self.num_ran else f"all {len(self.outcomes)} stages present, nothing to do"]
+        if self.news is not None:
+            lines.append(self.news)
         if self.report is None:
             lines.append(f"{self.outcomes[-1].name}: {self.outcomes[-1].url}")
         else:
@@ -91,7 +97,14 @@ def run_recipe(recipe: Recipe, display: Display, until: str | None = None, verbo
     if news or not folder.exists(RECORD_NAME):
         folder.put(RECORD_NAME, json.dumps(_record(recipe, outcomes), indent=1).encode())
     report = f"{outputs['report'].objects.url}/{REPORT_NAME}" if "report" in outputs else None
-    return RunResult(tuple(outcomes), folder.url, report)
+    return RunResult(tuple(outcomes), folder.url, report, _news(outcomes, outputs))
+
+
+def _news(outcomes: Sequence[Outcome], outputs: dict[str, Located]) -> str | None:
+    if any(outcome.name == "curate" and outcome.state is State.RAN for outcome in outcomes):
+        manifest = read_manifest(outputs["curate"].objects)
+        return None if manifest is None else since_parent(manifest)
+    return None
 
 
 def open_workspace(recipe: Recipe) -> Objects:

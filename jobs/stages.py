@@ -9,7 +9,7 @@ from jobs.flow import Located, Outputs, Stage, Timings
 from jobs.report import report_inputs, shown_recipe
 from pipelines.calibration.steps import calibration_key, codec_for, is_calibrated
 from pipelines.curation.config import CurationConfig
-from pipelines.curation.corpora import curation_key
+from pipelines.curation.corpora import find_target
 from pipelines.distillation.forecast import ImageCounts, forecast_teaching
 from pipelines.distillation.plan import TeachPlan, coverage_key, coverage_path, feature_fingerprint, store_key
 from pipelines.distillation.teaching import store_description
@@ -85,7 +85,7 @@ def _curate(workspace: Objects, recipe: Recipe) -> Stage:
     config = recipe.curation
     # Scenes have a content key of their own. A folder of somebody else's is read and hashed every time.
     own_scenes = recipe.scenes is not None and not config.root
-    hashed = not own_scenes or any(source.root or source.image_root for source in config.sources)
+    hashed = not own_scenes or bool(config.parent) or any(s.root or s.image_root for s in config.sources)
 
     def inputs(outputs: Outputs) -> dict[str, str] | None:
         return None if hashed else {"scenes": outputs["scenes"].key}
@@ -98,8 +98,8 @@ def _curate(workspace: Objects, recipe: Recipe) -> Stage:
             return None
         if progress is not None and hashed:
             progress.update(0, 0, unit="reading the sources")
-        key = curation_key(rooted(outputs), inputs(outputs))
-        return Located(key, workspace.child(f"curate/{key}"))
+        target = find_target(rooted(outputs), inputs(outputs))
+        return Located(target.key, target.present or workspace.child(f"curate/{target.key}"))
 
     def run(outputs: Outputs, target: Located, progress: Progress) -> None:
         from pipelines.curation.pipeline import curate

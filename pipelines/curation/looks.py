@@ -1,8 +1,8 @@
 """What a corpus knows of every picture that was opened for it, whether or not a sample stayed on it.
 
-`looks/<n>.parquet` belongs to the shard of that name. It tells what pictures look like and what samples do with them, by
-which `judging` says whether they may be trained on; and which names and rejects are theirs, so that a later corpus can
-go on from this one without opening them again (see `layers`). Readers of a corpus need none of it.
+`looks/<n>.parquet` belongs to the shard of that name. It tells what pictures look like and what samples do with them,
+by which `judging` says whether they may be trained on; and which names and rejects are theirs, so that a later corpus
+can go on from this one without opening them again (see `layers`). Readers of a corpus need none of it.
 """
 
 # pyright: reportUnknownParameterType=false

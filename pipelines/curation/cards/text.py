@@ -79,6 +79,11 @@ def render_card(key: str, facts: Mapping[str, Json], context: CardContext) -> st
         f"{facts['num_samples']} samples on {facts['num_images']} images; {facts['num_rejects']} records rejected. "
         "Every record that was read is either a sample or a reject."
     )
+    parents = cast("Sequence[str]", facts.get("parents", ()))
+    if parents:
+        parts.append(
+            f"It goes on from corpus {parents[0][:12]}: what its sources share with that one was taken over as it was."
+        )
     rows = [
         (family, task, split, str(number))
         for family, tasks in samples.items()

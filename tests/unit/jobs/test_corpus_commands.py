@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from jobs import corpora
 from jobs.cli import app
 from storage.errors import DataError, ObjectNotFound, UsageError
+from storage.keys import Json
 from storage.manifest import Manifest, publish
 from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION
@@ -54,6 +55,23 @@ def test_show_warns(tmp_path: Path) -> None:
     assert _run("show", str(tmp_path)).splitlines()[2:] == [
         "  the leakage gate was off: training samples may lie on evaluation images",
         "  a.json: testA became train",
+    ]
+
+
+def test_show_names_the_parents(tmp_path: Path) -> None:
+    counts = {
+        "parts_kept": 3,
+        "parts_read": 2,
+        "parts_gone_or_replaced": 1,
+        "samples_added": 40,
+        "samples_taken_out": 7,
+    }
+    facts: dict[str, Json] = {"parents": ["e" * 64, "f" * 64], "since_parent": counts}
+    publish(Objects.open(tmp_path), Manifest("corpus", "d", SCHEMA_VERSION, {}, {}, (), facts))
+    assert _run("show", str(tmp_path)).splitlines()[2:] == [
+        f"  parent {'e' * 64}",
+        f"  parent {'f' * 64}",
+        "  since the parent: 3 parts kept, 2 read, 1 gone or replaced; 40 samples added, 7 taken out",
     ]
 
 

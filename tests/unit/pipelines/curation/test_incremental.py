@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import random
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.curation import corpora
+from pipelines.curation import corpora, intake, shards
 from pipelines.curation.config import CurationConfig
-from pipelines.curation.corpora import curate_local, curate_with
+from pipelines.curation.corpora import curate_local, curate_with, find_target
+from pipelines.curation.steps.images import ProbedImage
 from pipelines.curation.testing import Backwards, Killed, KilledAfter, polygon_of, write_coco
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus
+from storage.errors import ManifestConflict, ObjectNotFound, SourceError
 from storage.manifest import Manifest, verify_manifest
 from storage.objects import Objects
 from storage.schema import ImageRecord
@@ -191,3 +192,181 @@ def test_any_sequence_of_changes_gives_the_rows_of_a_fresh_run(tmp_path: Path, s
         if found.facts["parents"]:
             assert found.facts["parents"] == [manifest.key, *manifest.facts["parents"]]  # type: ignore[misc]
         manifest, parent = found, output
+
+
+def test_killed_at_every_item_and_in_any_order_it_gives_the_same_bytes(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake", 2)
+    _curate(lake.config(), tmp_path / "parent")
+    for _ in range(3):
+        lake.change()
+    config = lake.config(tmp_path / "parent").model_copy(update={"images_per_shard": 2})
+    manifest = _curate(config, tmp_path / "whole")
+    assert manifest.facts["parents"]
+    curate_with(Backwards(), config, Objects.open(tmp_path / "backwards"), NullProgress())
+    assert _bytes_of(tmp_path / "backwards") == _bytes_of(tmp_path / "whole")
+    num_kills = 0
+    for num_items in range(1, 200):
+        try:
+            curate_with(KilledAfter(num_items), config, Objects.open(tmp_path / "killed"), NullProgress())
+        except Killed:
+            num_kills += 1
+        else:
+            break
+    assert num_kills > 10
+    assert _bytes_of(tmp_path / "killed") == _bytes_of(tmp_path / "whole")
+
+
+def _write_rows(root: Path, name: str, rows: list[dict[str, object]]) -> dict[str, object]:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("\n".join(json.dumps(row) for row in rows))
+    return {"kind": "generic", "rows": [name]}
+
+
+def _write_pictures(root: Path, numbers: range) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        (root / f"{number}.png").write_bytes(_encoded(_picture(number)))
+
+
+def _cup(number: int, text: str = "the cup", split: str = "train") -> dict[str, object]:
+    box = {"segmentation": {"box_xyxy_px": _BOXES[0]}}
+    return {"image": f"{number}.png", "expression": text, "split": split, **box}
+
+
+def _config(root: Path, *sources: dict[str, object], parent: Path | None = None, **fields: object) -> CurationConfig:
+    rows = {"root": str(root), "sources": sources, "images_per_shard": 2, **fields}
+    return CurationConfig.model_validate({**rows, "parent": None if parent is None else str(parent)})
+
+
+def test_work_is_done_for_what_is_new_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "in"
+    _write_pictures(root, range(12))
+    old = [_write_rows(root, f"{n}.jsonl", [_cup(2 * n), _cup(2 * n + 1)]) for n in range(5)]
+    _curate(_config(root, *old), tmp_path / "parent")
+    for number in range(10):
+        (root / f"{number}.png").unlink()  # nobody looks for them
+    new = _write_rows(root, "new.jsonl", [_cup(10), _cup(11)])
+    decoded: list[str] = []
+    hashed: list[int] = []
+
+    def probe(data: bytes, max_image_px: int, name: str, image_id: str | None = None) -> ProbedImage:
+        decoded.append(name)
+        return _probe(data, max_image_px, name, image_id)
+
+    def digest(roots: Any, num_threads: int, files: Any) -> Any:
+        hashed.append(len(files))
+        return _hash_files(roots, num_threads, files)
+
+    _probe, _hash_files = shards.probe, intake.hash_files
+    monkeypatch.setattr(shards, "probe", probe)
+    monkeypatch.setattr("pipelines.curation.gathering.hash_files", digest)
+    manifest = _curate(_config(root, new, *old, parent=tmp_path / "parent"), tmp_path / "child")
+    assert decoded == ["10.png", "11.png"]
+    assert hashed == [2]
+    before, after = (
+        {path.relative_to(folder): path.stat().st_ino for path in folder.rglob("*.parquet") if "0000" in path.name}
+        for folder in (tmp_path / "parent", tmp_path / "child")
+    )
+    assert before.items() <= after.items()  # links, not copies
+    assert {path.as_posix() for path in after.keys() - before.keys()} == {
+        f"{folder}/l1-00000.parquet" for folder in ("images", "samples", "rejects", "looks")
+    }
+    assert manifest.facts["since_parent"] == {
+        "parts_kept": 5,
+        "parts_read": 1,
+        "parts_gone_or_replaced": 0,
+        "samples_added": 2,
+        "samples_taken_out": 0,
+    }
+
+
+def test_nothing_new_is_the_parent_and_nothing_is_written(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    _write_pictures(root, range(3))
+    sources = [_write_rows(root, "a.jsonl", [_cup(0)]), _write_rows(root, "b.jsonl", [_cup(1), _cup(9)])]
+    parent = _curate(_config(root, *sources), tmp_path / "parent")
+    reports: list[object] = []
+
+    class Recorder:
+        def update(self, done: int, total: int, **facts: object) -> None:
+            reports.append(facts.get("unit"))
+
+    config = _config(root, *reversed(sources), parent=tmp_path / "parent")
+    assert curate_local(config, Objects.open(tmp_path / "child"), Recorder()) == parent
+    assert reports[-1] == "parts of sources, nothing new"
+    assert not [path for path in (tmp_path / "child").rglob("*") if path.is_file()]
+    target = find_target(config)
+    assert (target.key, target.present) == (parent.key, Objects.open(tmp_path / "parent"))
+    _write_pictures(root, range(10))  # the picture that was missing is there
+    assert find_target(config).present is None
+    child = _curate(config, tmp_path / "child")
+    assert (child.facts["num_samples"], child.facts["rejects_by_reason"]) == (3, {})
+
+
+def test_rows_come_back_when_the_evaluation_set_is_gone(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    _write_pictures(root, range(4))
+    (root / "alike.jpg").write_bytes(_encoded(_picture(2), "JPEG", quality=70))
+    train = _write_rows(root, "train.jsonl", [*(_cup(n) for n in range(4)), _cup(0, "a cup")])
+    late = _write_rows(
+        root,
+        "val.jsonl",
+        [_cup(0, split="val"), _cup(1, split="testA"), _cup(2) | {"image": "alike.jpg", "split": "val"}],
+    )
+    first = _curate(_config(root, train), tmp_path / "0")
+    both = _curate(_config(root, train, late, parent=tmp_path / "0"), tmp_path / "1")
+    assert both.facts["rejects_by_reason"] == {"leakage": 3, "expression_duplicate": 1}
+    assert both.facts["since_parent"] == {
+        "parts_kept": 1,
+        "parts_read": 1,
+        "parts_gone_or_replaced": 0,
+        "samples_added": 3,
+        "samples_taken_out": 3,
+    }
+    last = _curate(_config(root, train, parent=tmp_path / "1"), tmp_path / "2")
+    assert last.facts["parents"] == [both.key, first.key]
+    assert last.facts["since_parent"]["samples_added"] == 3  # type: ignore[index, call-overload]
+    assert _content(tmp_path / "2") == _content(tmp_path / "0")
+
+
+def test_a_parent_of_other_rules_is_not_mixed_in(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    _write_pictures(root, range(2))
+    sources = [_write_rows(root, "a.jsonl", [_cup(0), _cup(0, "a cup"), _cup(1)])]
+    _curate(_config(root, *sources), tmp_path / "parent")
+    reports: list[str] = []
+
+    class Recorder:
+        def update(self, done: int, total: int, **facts: object) -> None:
+            reports.append(str(facts.get("unit")))
+
+    rules = {"filters": {"near_duplicate_expressions": False}}
+    output = Objects.open(tmp_path / "child")
+    found = curate_local(_config(root, *sources, parent=tmp_path / "parent", **rules), output, Recorder())
+    assert any("it was made with another curation.filters" in report for report in reports)
+    assert (found.facts["parents"], found.facts["num_samples"]) == ([], 3)
+    assert found == _curate(_config(root, *sources, **rules), tmp_path / "fresh")
+
+
+def test_a_picture_that_is_another_under_an_unchanged_file_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    _write_pictures(root, range(2))
+    old = _write_rows(root, "a.jsonl", [_cup(0), _cup(0, "a cup"), _cup(1)])
+    _curate(_config(root, old), tmp_path / "parent")
+    (root / "copy.png").write_bytes((root / "0.png").read_bytes())
+    (root / "0.png").write_bytes((root / "1.png").read_bytes())
+    new = _write_rows(root, "b.jsonl", [_cup(0) | {"image": "copy.png", "expression": "cup"}])
+    with pytest.raises(SourceError, match=r"a\.jsonl: row=1: its picture isn't the one .* curation\.parent=null"):
+        _curate(_config(root, old, new, parent=tmp_path / "parent"), tmp_path / "child")
+
+
+def test_a_parent_that_is_absent_or_in_the_way_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    _write_pictures(root, range(2))
+    sources = [_write_rows(root, "a.jsonl", [_cup(0)])]
+    with pytest.raises(ObjectNotFound, match=r"curation\.parent: no corpus at .*absent"):
+        _curate(_config(root, *sources, parent=tmp_path / "absent"), tmp_path / "child")
+    _curate(_config(root, *sources), tmp_path / "parent")
+    more = _write_rows(root, "b.jsonl", [_cup(1)])
+    with pytest.raises(ManifestConflict, match="write to another folder"):
+        _curate(_config(root, *sources, more, parent=tmp_path / "parent"), tmp_path / "parent")
