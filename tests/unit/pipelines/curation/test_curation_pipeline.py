@@ -66,3 +66,17 @@ def test_memory_stays_in_this_process(tmp_path: Path) -> None:
     config = _config(str(tmp_path / "in"))
     output = Objects.open(f"memory://{uuid.uuid4().hex}/out")
     assert pipeline.curate(config, output, NullProgress()).facts["num_images"] == 12
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_ray_goes_on_from_a_parent_with_the_same_bytes(tmp_path: Path) -> None:
+    whole = _config(str(tmp_path / "in"))
+    parent = whole.model_copy(update={"sources": whole.sources[:2]})
+    curate_local(parent, Objects.open(tmp_path / "parent"), NullProgress())
+    config = whole.model_copy(update={"parent": str(tmp_path / "parent")})
+    local, on_ray = Objects.open(tmp_path / "local"), Objects.open(tmp_path / "ray")
+    manifest = curate_local(config, local, NullProgress())
+    assert manifest.facts["parents"]
+    assert pipeline.curate(config, on_ray, NullProgress()) == manifest
+    assert _bytes_of(on_ray) == _bytes_of(local)

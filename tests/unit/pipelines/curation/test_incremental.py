@@ -105,17 +105,17 @@ class Lake:
             family = self.draw.choice(["one", "two"])
             self.sources[name] = {"kind": "generic", "rows": [name], "family": family}
 
-    def _row(self) -> dict[str, object]:
-        image = {
+    def _row(self) -> dict[str, Any]:
+        row: dict[str, Any] = {
             "image": self.draw.choice([*self.pictures, "never.png"]),
             "split": self.draw.choice(["train"] * 5 + ["val"]),
         }
         if self.draw.random() < 0.4:
-            return image | {"caption": self.draw.choice(_TEXTS)}
+            return row | {"caption": self.draw.choice(_TEXTS)}
         if self.draw.random() < 0.1:
-            return image | {"expression": "no mask"}
+            return row | {"expression": "no mask"}
         box = {"segmentation": {"box_xyxy_px": self.draw.choice([*_BOXES, [50, 50, 60, 60]])}}
-        return image | {"expression": self.draw.choice(_TEXTS)} | box
+        return row | {"expression": self.draw.choice(_TEXTS)} | box
 
     def _write_refs(self, folder: str) -> None:
         names = self.draw.sample(sorted(self.pictures), 4)
@@ -340,7 +340,7 @@ def test_a_parent_of_other_rules_is_not_mixed_in(tmp_path: Path) -> None:
         def update(self, done: int, total: int, **facts: object) -> None:
             reports.append(str(facts.get("unit")))
 
-    rules = {"filters": {"near_duplicate_expressions": False}}
+    rules: dict[str, Any] = {"filters": {"near_duplicate_expressions": False}}
     output = Objects.open(tmp_path / "child")
     found = curate_local(_config(root, *sources, parent=tmp_path / "parent", **rules), output, Recorder())
     assert any("it was made with another curation.filters" in report for report in reports)
