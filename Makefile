@@ -31,8 +31,11 @@ STAMP := .venv/.complete-$(KEY)
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
-# Two processes with a Ray session each, with a torch thread each: most tests wait for processes to start and end.
+# Two processes with a Ray session and a torch thread each: most tests wait for processes to start and end. Those
+# that start whole clusters and kill parts of them (tests/e2e, tests/fault) have the machine to themselves.
 JOBS := 2
+# What pytest exits with where ARGS choose no test of one of the two kinds.
+NOTHING_CHOSEN := 5
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 
 help: ## This list
@@ -43,7 +46,11 @@ demo: $(STAMP) ## The whole flow on this machine; ends with the path of report.h
 	$(BIN)/sailloft demo $(ARGS)
 
 test: $(STAMP) ## Unit, contract, parity, fault and end-to-end tests, without the slow ones
-	OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not gpu and not network" $(ARGS)
+	@first=0; OMP_NUM_THREADS=1 $(PYTEST) -n $(JOBS) --dist loadfile \
+		-m "not cluster and not slow and not gpu and not network" $(ARGS) || first=$$?; \
+	[ $$first -eq 0 ] || [ $$first -eq $(NOTHING_CHOSEN) ] || exit $$first; \
+	second=0; $(PYTEST) -m "cluster and not slow and not gpu and not network" $(ARGS) || second=$$?; \
+	[ $$second -eq $(NOTHING_CHOSEN) ] && exit $$first || exit $$second
 
 test-all: $(STAMP) ## All tests that need no accelerator and no network, slow ones too
 	$(PYTEST) -m "not gpu and not network" $(ARGS)

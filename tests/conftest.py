@@ -20,6 +20,14 @@ settings.register_profile("without deadline", deadline=None)
 settings.load_profile("without deadline")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the machine to themselves are told by their folder."""
+    folders = {Path(__file__).parent / name for name in ("e2e", "fault")}
+    for item in items:
+        if not folders.isdisjoint(item.path.parents):
+            item.add_marker(pytest.mark.cluster)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with real data and golden files (`data/`, `golden/`); the test skips where it is absent."""
