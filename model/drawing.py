@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from model.pictures import as_rgb
 from model.regions import region_mask
+from storage.masks import dilated
 
 __all__ = [
     "ANSWER",
@@ -134,7 +135,7 @@ def outlined(pixels: Pixels, mask: Bitmap, colour: Colour, edge_px: int = 2) -> 
     inside = _resized(mask, pixels.shape[:2])
     edge = _edge(inside, edge_px)
     shown = pixels.copy()
-    shown[_grown(edge, edge_px) & ~edge] //= 3
+    shown[dilated(edge, edge_px) & ~edge] //= 3
     shown[edge] = colour
     return shown
 
@@ -198,15 +199,4 @@ def _resized(mask: Bitmap, size: tuple[int, ...]) -> Bitmap:
 
 def _edge(inside: Bitmap, edge_px: int) -> Bitmap:
     """A line on the inner side of a mask's border."""
-    return inside & _grown(~inside, edge_px)
-
-
-def _grown(mask: Bitmap, by_px: int) -> Bitmap:
-    for _ in range(by_px):
-        grown = mask.copy()
-        grown[1:] |= mask[:-1]
-        grown[:-1] |= mask[1:]
-        grown[:, 1:] |= mask[:, :-1]
-        grown[:, :-1] |= mask[:, 1:]
-        mask = grown
-    return mask
+    return inside & dilated(~inside, edge_px)

@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from storage.errors import CorruptObject, DataError, ManifestConflict, ObjectNotFound
-from storage.manifest import MANIFEST_NAME, FileEntry, Manifest, read_manifest
+from storage.errors import CorruptObject, DataError, ObjectNotFound
+from storage.keys import bytes_key
+from storage.manifest import MANIFEST_NAME, FileEntry, Manifest, read_manifest, write_once
 from storage.objects import Objects
 from storage.schema import (
     IMAGE_SCHEMA,
@@ -46,6 +47,7 @@ from storage.schema import (
 
 __all__ = [
     "Corpus",
+    "image_bytes",
     "images_to_table",
     "rejects_to_table",
     "samples_to_table",
@@ -88,6 +90,27 @@ def images_to_table(images: Iterable[ImageRecord]) -> pa.Table:
         ],
         schema=IMAGE_SCHEMA,
     )
+
+
+def image_bytes(record: ImageRecord) -> bytes:
+    """The file's bytes, from the record or from its URI.
+
+    Raises:
+        DataError: the bytes are gone, or are not those of the corpus any more.
+        InfrastructureError: the store can't be reached.
+    """
+    if record.data is not None:
+        return record.data
+    folder, _, name = (record.uri or "").rpartition("/")
+    if not folder or not name:
+        raise DataError(f"image {record.image_id}: expected bytes or a URI of a file, got {record.uri!r}")
+    try:
+        data = Objects.open(folder).read(name)
+    except ObjectNotFound as error:
+        raise DataError(f"image {record.image_id}: {error}") from error
+    if bytes_key(data) != record.image_id:
+        raise DataError(f"image {record.image_id}: {record.uri} holds other bytes now; restore it or curate again")
+    return data
 
 
 def table_to_images(table: pa.Table) -> list[ImageRecord]:
@@ -164,11 +187,7 @@ def _write(objects: Objects, folder: str, name: str, table: pa.Table) -> FileEnt
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
     data, path = sink.getvalue(), f"{folder}/{name}.parquet"
     entry = FileEntry.of(path, data, table.num_rows)
-    if not objects.create(path, data) and objects.read(path) != data:
-        raise ManifestConflict(
-            f"{objects.url}/{path}: a file of other content stands there; delete the unfinished output, "
-            "or raise the VERSION of the step that writes it"
-        )
+    write_once(objects, path, data)
     return entry
 
 

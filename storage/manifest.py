@@ -12,7 +12,7 @@ from storage.errors import CorruptObject, ManifestConflict, ObjectNotFound
 from storage.keys import Json, bytes_key, canonical_json
 from storage.objects import Objects
 
-__all__ = ["MANIFEST_NAME", "FileEntry", "Manifest", "publish", "read_manifest", "verify_manifest"]
+__all__ = ["MANIFEST_NAME", "FileEntry", "Manifest", "publish", "read_manifest", "verify_manifest", "write_once"]
 
 MANIFEST_NAME = "manifest.json"
 """Key of the manifest below the output's prefix."""
@@ -99,6 +99,19 @@ class Manifest:
             if entry.path == path:
                 return entry
         raise KeyError(path)
+
+
+def write_once(objects: Objects, key: str, data: bytes) -> None:
+    """Writes a file of an output that isn't published yet, create-only; the same bytes may stand there already.
+
+    Raises:
+        ManifestConflict: a file of other content stands there.
+    """
+    if not objects.create(key, data) and objects.read(key) != data:
+        raise ManifestConflict(
+            f"{objects.url}/{key}: a file of other content stands there; delete the unfinished output, "
+            "or raise the VERSION of the step that writes it"
+        )
 
 
 def publish(objects: Objects, manifest: Manifest) -> Manifest:

@@ -23,8 +23,10 @@ __all__ = [
     "box_xyxy_px",
     "decode_mask",
     "decode_masks",
+    "dilated",
     "encode_mask",
     "mask_from_coco",
+    "pairwise_ious",
     "union",
 ]
 
@@ -113,6 +115,26 @@ def union(masks: Iterable[Mask]) -> Mask:
         _counts_of(mask)
     merged = cast("dict[str, bytes]", coco.merge([_to_coco(mask) for mask in masks]))
     return _from_runs(_counts_of(Mask(height, width, merged["counts"])), height, width)
+
+
+def dilated(bitmap: Bitmap, by_px: int) -> Bitmap:
+    """The bitmap grown by so many pixels up, down, left and right."""
+    for _ in range(by_px):
+        grown = bitmap.copy()
+        grown[1:] |= bitmap[:-1]
+        grown[:-1] |= bitmap[1:]
+        grown[:, 1:] |= bitmap[:, :-1]
+        grown[:, :-1] |= bitmap[:, 1:]
+        bitmap = grown
+    return bitmap
+
+
+def pairwise_ious(masks: Sequence[Mask], others: Sequence[Mask]) -> npt.NDArray[np.float64]:
+    """IoU of each of some masks with each of others of the same picture, (masks, others)."""
+    if not masks or not others:
+        return np.zeros((len(masks), len(others)))
+    found = coco.iou([_to_coco(mask) for mask in masks], [_to_coco(mask) for mask in others], [0] * len(others))
+    return np.asarray(found, np.float64)
 
 
 def area_px(mask: Mask) -> int:

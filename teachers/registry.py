@@ -15,10 +15,11 @@ from typing import Annotated, TypeAlias, cast
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 
 from storage.errors import UnknownKind, UsageError
+from storage.plugins import distribution_name
 from storage.recipe import NodeError
 from teachers.base import BaseTeacherConfig
 from teachers.mask2former import Mask2FormerTeacherConfig
-from teachers.plugins import distribution_name, load_plugin, plugins
+from teachers.plugins import PLUGINS
 from teachers.radio import RadioTeacherConfig
 from teachers.sam2 import Sam2TeacherConfig
 
@@ -44,7 +45,7 @@ class TeacherCard:
 
 def known_kinds() -> list[str]:
     """Kinds of all teachers, built in or installed."""
-    return sorted({*TEACHERS, *plugins()})
+    return sorted({*TEACHERS, *PLUGINS.points()})
 
 
 def teacher_class(kind: str) -> type[BaseTeacherConfig]:
@@ -54,14 +55,14 @@ def teacher_class(kind: str) -> type[BaseTeacherConfig]:
         UnknownKind: no teacher of that kind.
         UsageError: it comes from a distribution that is broken, or from several.
     """
-    found = plugins().get(kind, [])
+    found = PLUGINS.points().get(kind, [])
     if kind in TEACHERS:
         for point in found:
             _note_shadowed(kind, distribution_name(point))
         return TEACHERS[kind]
     if not found:
         raise UnknownKind("teacher", kind, known_kinds())
-    return load_plugin(found)
+    return PLUGINS.load(found)
 
 
 @lru_cache  # once per process

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from pipelines.benchmark_building.captioners.base import DraftRequest
+from pipelines.benchmark_building.captioners.template import TemplateCaptioner
+from pipelines.benchmark_building.records import BenchmarkTask, Texts
 from storage.corpus import Corpus, write_images, write_samples
 from storage.manifest import Manifest, publish
 from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION, ImageRecord, Sample, Task, Turn
 from tests.small_corpora import box_region
 
-__all__ = ["HEIGHT_PX", "OBJECTS", "WIDTH_PX", "drawn_picture", "write_object_corpus"]
+__all__ = ["HEIGHT_PX", "OBJECTS", "WIDTH_PX", "MarkupCaptioner", "drawn_picture", "write_object_corpus"]
 
 HEIGHT_PX, WIDTH_PX = 96, 128
 OBJECTS: Sequence[tuple[str, tuple[int, int, int, int], tuple[int, int, int]]] = (
@@ -69,3 +72,21 @@ def write_object_corpus(objects: Objects, num_pictures: int = 8, split: str = "v
     files = (write_images(objects, "00000", images), write_samples(objects, "00000", samples))
     publish(objects, Manifest("corpus", "0" * 64, SCHEMA_VERSION, {}, {}, files))
     return Corpus.open(objects)
+
+
+class MarkupCaptioner:
+    """The template's drafts, with markup behind the first caption."""
+
+    is_concurrent = False
+
+    def __init__(self, markup: str) -> None:
+        self._markup = markup
+        self._is_done = False
+
+    def draft(self, request: DraftRequest) -> Texts:
+        """One draft."""
+        texts = TemplateCaptioner().draft(request)
+        if request.task is BenchmarkTask.DETAILED_CAPTION and not self._is_done:
+            self._is_done = True
+            return Texts(caption=f"{texts.caption} {self._markup}")
+        return texts

@@ -34,7 +34,7 @@ from pipelines.benchmark_building.regions import picture_of_samples
 from pipelines.benchmark_building.settings import BuildConfig
 from pipelines.curation.steps.images import coco_id_of
 from pipelines.progress import NullProgress, Progress
-from storage.corpus import Corpus
+from storage.corpus import Corpus, image_bytes
 from storage.errors import DataError
 from storage.keys import Json, canonical_json, content_key
 from storage.manifest import FileEntry, Manifest, publish, read_manifest
@@ -268,7 +268,7 @@ class _Work:
         """Copies the pictures of items beside them."""
         entries: list[FileEntry] = []
         for name, image_id in sorted({item.image_name: item.image_id for item in items}.items()):
-            data = _bytes_of(self._corpus.image(image_id))
+            data = image_bytes(self._corpus.image(image_id))
             self._output.create(picture_key(name), data)
             entries.append(FileEntry.of(picture_key(name), data))
         return entries
@@ -305,7 +305,7 @@ class _Work:
 
     def _ask(self, candidate: Candidate, record: ImageRecord) -> _Reply:
         try:
-            pixels = decoded(_bytes_of(record))
+            pixels = decoded(image_bytes(record))
         except OSError as error:
             raise DataError(f"image {record.image_id}: expected a picture, got: {error}; curate again") from error
         request = DraftRequest(candidate, pixels, self._categories, self.config.num_options, self.config.seed)
@@ -324,13 +324,6 @@ def _regions(candidate: Candidate) -> tuple[tuple[ObjectRegion, ...], ...]:
         tuple(regions[place] for place in candidate.targets),
         tuple(region for place, region in enumerate(regions) if place not in named),
     )
-
-
-def _bytes_of(record: ImageRecord) -> bytes:
-    if record.data is not None:
-        return record.data
-    folder, _, name = (record.uri or "").rpartition("/")
-    return Objects.open(folder).read(name)
 
 
 def _publish(

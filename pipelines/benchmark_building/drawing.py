@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.drawing import draw_masks
-from storage.masks import decode_mask
+from storage.masks import decode_mask, dilated
 from storage.schema import Mask
 
 __all__ = ["PROMPT_COLOUR", "TARGET_COLOUR", "decoded", "mask_layer", "png_of", "with_regions"]
@@ -70,24 +70,13 @@ def mask_layer(prompts: Sequence[Mask], targets: Sequence[Mask]) -> Image.Image:
     for mask, colour in masks:
         bitmap = decode_mask(mask)
         inner = bitmap & ~_eroded(bitmap, edge_px)
-        around = _grown(bitmap, max(1, edge_px // 2)) & ~bitmap
+        around = dilated(bitmap, max(1, edge_px // 2)) & ~bitmap
         layer[bitmap] = (*colour, _TINT_ALPHA)
         layer[around] = (10, 14, 14, _DARK_ALPHA)
         layer[inner] = (*colour, 255)
     return Image.fromarray(layer)
 
 
-def _grown(bitmap: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
-    for _ in range(by_px):
-        grown = bitmap.copy()
-        grown[1:] |= bitmap[:-1]
-        grown[:-1] |= bitmap[1:]
-        grown[:, 1:] |= bitmap[:, :-1]
-        grown[:, :-1] |= bitmap[:, 1:]
-        bitmap = grown
-    return bitmap
-
-
 def _eroded(bitmap: NDArray[np.bool_], by_px: int) -> NDArray[np.bool_]:
     """Without its rim; the picture's border is no rim."""
-    return ~_grown(~bitmap, by_px)
+    return ~dilated(~bitmap, by_px)

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-import numpy as np
-import pycocotools.mask
 
 from pipelines.benchmark_building.records import ObjectRegion, Picture
 from pipelines.curation.steps.texts import category_phrase
-from storage.masks import area_px, box_xyxy_px
+from storage.masks import area_px, box_xyxy_px, pairwise_ious
 from storage.schema import Region, Sample
 
 __all__ = ["SAME_OBJECT_IOU", "distinct_regions", "overlaps", "picture_of_samples"]
-
-coco: Any = pycocotools.mask
 
 SAME_OBJECT_IOU = 0.5
 """Masks that overlap by more are one object: families annotate it in slightly different ways."""
@@ -65,16 +59,9 @@ def distinct_regions(regions: Iterable[Region]) -> tuple[ObjectRegion, ...]:
 
 def overlaps(region: Region | ObjectRegion, others: Sequence[Region | ObjectRegion]) -> list[float]:
     """IoU of a region with each of others of its picture."""
-    if not others:
-        return []
-    found: Any = coco.iou([_to_coco(region)], [_to_coco(other) for other in others], [0] * len(others))
-    return [float(value) for value in np.asarray(found).reshape(-1)]
+    return pairwise_ious([region.mask], [other.mask for other in others])[0].tolist()
 
 
 def _rank(region: Region) -> tuple[bool, str, bytes]:
     """Regions with a category first; which of two stands for an object mustn't depend on the order of samples."""
     return region.category is None, region.category or "", region.mask.counts
-
-
-def _to_coco(region: Region | ObjectRegion) -> dict[str, object]:
-    return {"size": [region.mask.height, region.mask.width], "counts": region.mask.counts}

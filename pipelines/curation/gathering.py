@@ -100,15 +100,13 @@ class Sources:
         for part in self.parts:
             inputs |= {f"{part.place}:{name}": digest for name, digest in self.digests[part.number].items()}
         numbers = {url: number for number, url in enumerate(roots_of(self.config))}
+        of_root: dict[int, list[list[Json]]] = {}
+        for file, found in self.found.items():
+            of_root.setdefault(file.root, []).append([file.path, *file.extent, _said(found)])
         for place, source in enumerate(self.config.sources):
             roots = {numbers[source.root_url]: "files", numbers[source.image_root_url]: "images"}
-            inputs[f"{place}:pictures"] = content_key(
-                sorted(
-                    [roots[file.root], file.path, *file.extent, _said(found)]
-                    for file, found in self.found.items()
-                    if file.root in roots
-                )
-            )
+            rows = ([name, *row] for root, name in roots.items() for row in of_root.get(root, ()))
+            inputs[f"{place}:pictures"] = content_key(cast(Json, sorted(rows)))
         if self.parent is not None:
             inputs["parent"] = self.parent.manifest.key
         return inputs

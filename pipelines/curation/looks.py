@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.curation.steps.images import ProbedImage
-from storage.errors import ManifestConflict
+from storage.manifest import write_once
 from storage.objects import Objects
 from storage.parquet_files import read_table
 from storage.schema import REJECT_SCHEMA, Reject, RejectReason
@@ -123,12 +123,7 @@ def write_looks(objects: Objects, name: str, looks: Iterable[Look]) -> None:
     rows = [_to_row(look) for look in sorted(looks, key=lambda look: look.image_id)]
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=LOOKS_SCHEMA), sink, compression="zstd")
-    data, path = sink.getvalue(), looks_file(name)
-    if not objects.create(path, data) and objects.read(path) != data:
-        raise ManifestConflict(
-            f"{objects.url}/{path}: a file of other content stands there; delete the unfinished corpus and run curate "
-            "again"
-        )
+    write_once(objects, looks_file(name), sink.getvalue())
 
 
 def looks_of_shard(objects: Objects, name: str) -> list[Look]:

@@ -14,9 +14,9 @@ import torch
 from pipelines.distillation.config import FeaturesConfig
 from pipelines.distillation.forecast import PhaseSeconds
 from pipelines.distillation.plan import Batch, ImageSize, ShardTask
-from pipelines.distillation.steps import compute_features, decode_rgb, feature_rows, image_bytes
+from pipelines.distillation.steps import compute_features, decode_rgb, feature_rows
 from storage.calibration import TIERS, CalibrationSample
-from storage.corpus import Corpus
+from storage.corpus import Corpus, image_bytes
 from storage.errors import DataError
 from storage.feature_writer import FeatureRow, ShardWriter
 from storage.klt import KltCodec

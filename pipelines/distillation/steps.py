@@ -12,11 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from storage.errors import DataError, InfrastructureError, ObjectNotFound
+from storage.corpus import image_bytes
+from storage.errors import DataError, InfrastructureError
 from storage.feature_plan import PlannedRow
 from storage.feature_writer import FeatureRow
-from storage.keys import bytes_key
-from storage.objects import Objects
 from storage.schema import ImageRecord
 from teachers.base import Geometry, Teacher
 
@@ -24,31 +23,9 @@ __all__ = [
     "compute_features",
     "decode_rgb",
     "feature_rows",
-    "image_bytes",
     "prepare_batch",
     "resize_features",
 ]
-
-
-def image_bytes(record: ImageRecord) -> bytes:
-    """The file's bytes, from the record or from its URI.
-
-    Raises:
-        DataError: the bytes are gone, or are not those of the corpus any more.
-        InfrastructureError: the store can't be reached.
-    """
-    if record.data is not None:
-        return record.data
-    folder, _, name = (record.uri or "").rpartition("/")
-    if not folder or not name:
-        raise DataError(f"image {record.image_id}: expected bytes or a URI of a file, got {record.uri!r}")
-    try:
-        data = Objects.open(folder).read(name)
-    except ObjectNotFound as error:
-        raise DataError(f"image {record.image_id}: {error}") from error
-    if bytes_key(data) != record.image_id:
-        raise DataError(f"image {record.image_id}: {record.uri} holds other bytes now; restore it or curate again")
-    return data
 
 
 def decode_rgb(data: bytes) -> Image.Image:

@@ -152,7 +152,7 @@ def compare_evaluations(first: Objects, second: Objects) -> list[Difference]:
     return paired_differences(
         read_predictions(first, names[0]),
         read_predictions(second, names[1]),
-        {benchmark.name or benchmark.kind: benchmark.build() for benchmark in config.benchmarks},
+        config.built(),
         num_resamples=config.num_resamples,
         level=config.interval_level,
         seed=config.seed,

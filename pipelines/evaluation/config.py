@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from pipelines.evaluation.benchmarks.referring import ReferringConfig
 from pipelines.evaluation.benchmarks.registry import AnyBenchmarkConfig
-from pipelines.evaluation.records import Score
+from pipelines.evaluation.records import Benchmark, Score
 from pipelines.evaluation.score_sheet import PublishedAs
 from pipelines.evaluation.suites import SUITES, SuiteName
 from storage.keys import Json, content_key
@@ -66,10 +66,18 @@ class EvaluationConfig(RecipeModel):
 
     @model_validator(mode="after")
     def _names_differ(self) -> EvaluationConfig:
-        names = [benchmark.name or benchmark.kind for benchmark in self.benchmarks]
-        if len(set(names)) < len(names):
-            raise ValueError(f"benchmarks: expected different names, got {', '.join(names)}; set `name`")
+        if len(self.by_name()) < len(self.benchmarks):
+            names = ", ".join(benchmark.name or benchmark.kind for benchmark in self.benchmarks)
+            raise ValueError(f"benchmarks: expected different names, got {names}; set `name`")
         return self
+
+    def by_name(self) -> dict[str, AnyBenchmarkConfig]:
+        """The benchmarks by the names that tables show."""
+        return {benchmark.name or benchmark.kind: benchmark for benchmark in self.benchmarks}
+
+    def built(self) -> dict[str, Benchmark]:
+        """The benchmarks themselves, by their names."""
+        return {name: benchmark.build() for name, benchmark in self.by_name().items()}
 
 
 def evaluation_key(config: EvaluationConfig, corpus_key: str, checkpoint_key: str) -> str:
@@ -93,7 +101,7 @@ def evaluation_key(config: EvaluationConfig, corpus_key: str, checkpoint_key: st
 
 def published_as(config: EvaluationConfig, scores: Sequence[Score]) -> PublishedAs:
     """Which published rows stand beside which of the scores."""
-    benchmarks = {benchmark.name or benchmark.kind: benchmark for benchmark in config.benchmarks}
+    benchmarks = config.by_name()
     found: dict[str, dict[str, tuple[str, str, str]]] = {}
     for score in scores:
         place = benchmarks[score.benchmark].published_as(score.metric)

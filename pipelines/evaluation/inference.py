@@ -27,7 +27,7 @@ from pipelines.evaluation.records import (
     predictions_to_table,
     table_to_predictions,
 )
-from storage.corpus import Corpus
+from storage.corpus import Corpus, image_bytes
 from storage.errors import DataError
 from storage.manifest import FileEntry
 from storage.masks import area_px, decode_mask, encode_mask
@@ -68,12 +68,9 @@ def picture_of(record: ImageRecord) -> Image.Image:
     """An image of the corpus in RGB, as stored (EXIF orientation not applied).
 
     Raises:
-        DataError: its bytes are no picture.
+        DataError: its bytes are gone, others than they were, or no picture.
     """
-    data = record.data
-    if data is None:
-        folder, _, name = (record.uri or "").rpartition("/")
-        data = Objects.open(folder).read(name)
+    data = image_bytes(record)
     try:
         return Image.open(io.BytesIO(data)).convert("RGB")
     except (UnidentifiedImageError, OSError) as error:

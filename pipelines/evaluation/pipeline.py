@@ -31,7 +31,7 @@ from pipelines.evaluation.inference import (
     write_shard,
 )
 from pipelines.evaluation.metrics.table import score_table
-from pipelines.evaluation.records import Benchmark, Prediction, Question, Score, Variant, Wording, scores_to_table
+from pipelines.evaluation.records import Prediction, Question, Score, Variant, Wording, scores_to_table
 from pipelines.evaluation.score_sheet import SHEET_NAME, score_sheet
 from pipelines.progress import NullProgress, Progress
 from storage.corpus import Corpus
@@ -77,7 +77,7 @@ def evaluate(
     if found is not None:
         return found
     progress = progress or NullProgress()
-    benchmarks = {benchmark.name or benchmark.kind: benchmark.build() for benchmark in config.benchmarks}
+    benchmarks = config.built()
     questions = plan_questions(corpus, config, default_wording(config))
     if not questions:
         raise DataError(
@@ -125,9 +125,7 @@ class _Examiner:
         self._corpus, self._checkpoint, self._config, self._output = corpus, checkpoint, config, output
         self._load = load
         self._students: dict[bool, Student] = {}
-        self._benchmarks: dict[str, Benchmark] = {
-            benchmark.name or benchmark.kind: benchmark.build() for benchmark in config.benchmarks
-        }
+        self._benchmarks = config.built()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         counts: list[int] = []

@@ -14,11 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from model.config import DistillationHead, StudentConfig
 from model.flops import ForwardFlops, attended_pairs, student_flops
 from pipelines.distillation.config import FeaturesConfig
-from pipelines.distillation.steps import decode_rgb, image_bytes
+from pipelines.distillation.steps import decode_rgb
 from pipelines.distillation.teaching import teaching_of
 from pipelines.progress import NullProgress
 from storage.calibration import TIERS, CalibrationSample
-from storage.corpus import Corpus, write_images, write_samples
+from storage.corpus import Corpus, image_bytes, write_images, write_samples
 from storage.features import FeatureStore
 from storage.klt import KltCodec
 from storage.manifest import Manifest, publish

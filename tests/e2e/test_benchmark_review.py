@@ -20,10 +20,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from pipelines.benchmark_building.build import build_drafts
-from pipelines.benchmark_building.captioners.base import DraftRequest
-from pipelines.benchmark_building.captioners.template import TemplateCaptioner
 from pipelines.benchmark_building.drafts import Drafts
-from pipelines.benchmark_building.records import BenchmarkTask, Texts
 from pipelines.benchmark_building.review.log import DecisionLog
 from pipelines.benchmark_building.review.outcomes import State, agreement, outcomes
 from pipelines.benchmark_building.settings import BuildConfig
@@ -35,7 +32,7 @@ from pipelines.progress import NullProgress
 from storage.corpus import Corpus
 from storage.objects import Objects
 from tests.masking_student import write_masking_student
-from tests.object_corpora import write_object_corpus
+from tests.object_corpora import MarkupCaptioner, write_object_corpus
 from tests.review_server import ReviewServer
 
 if TYPE_CHECKING:
@@ -94,27 +91,13 @@ def _note_foreign(url: str, address: str, troubles: list[str]) -> None:
         troubles.append(f"asked for {url}")
 
 
-class _Evil:
-    """Writes markup into the first caption."""
-
-    is_concurrent = False
-
-    def __init__(self) -> None:
-        self._is_done = False
-
-    def draft(self, request: DraftRequest) -> Texts:
-        texts = TemplateCaptioner().draft(request)
-        if request.task is BenchmarkTask.DETAILED_CAPTION and not self._is_done:
-            self._is_done = True
-            return Texts(caption=f"{texts.caption} {_EVIL}")
-        return texts
-
-
 @pytest.fixture
 def drafts(tmp_path: Path) -> Drafts:
     """Six drafts on drawn objects, one of them with markup."""
     corpus = write_object_corpus(Objects.open(tmp_path / "corpus"))
-    return build_drafts(corpus, BuildConfig(num_per_task=2), Objects.open(tmp_path / "drafts"), captioner=_Evil())
+    return build_drafts(
+        corpus, BuildConfig(num_per_task=2), Objects.open(tmp_path / "drafts"), captioner=MarkupCaptioner(_EVIL)
+    )
 
 
 def press(page: Page, key: str) -> None:

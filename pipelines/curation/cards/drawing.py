@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFont
 
+from storage.masks import dilated
+
 __all__ = [
     "ACCENT",
     "BACKGROUND",
@@ -95,8 +97,8 @@ def tinted(pixels: _Pixels, mask: _Bitmap, colour: Colour, *, filled: bool = Tru
     shown = pixels.copy()
     if filled:
         shown[mask] = (shown[mask] * (1 - _TINT) + np.array(colour) * _TINT).astype(np.uint8)
-    edge = mask & _grown(~_padded(mask), _EDGE_PX)[_EDGE_PX:-_EDGE_PX, _EDGE_PX:-_EDGE_PX]
-    around = _grown(_padded(mask), 1)[_EDGE_PX:-_EDGE_PX, _EDGE_PX:-_EDGE_PX] & ~mask
+    edge = mask & dilated(~_padded(mask), _EDGE_PX)[_EDGE_PX:-_EDGE_PX, _EDGE_PX:-_EDGE_PX]
+    around = dilated(_padded(mask), 1)[_EDGE_PX:-_EDGE_PX, _EDGE_PX:-_EDGE_PX] & ~mask
     shown[around] //= 3
     shown[edge] = colour
     return shown
@@ -141,14 +143,3 @@ def _cut(line: str, width_px: int, size_px: int) -> str:
 def _padded(mask: _Bitmap) -> _Bitmap:
     """The mask with a border of its own outermost pixels, so that the picture's border is no edge of it."""
     return np.pad(mask, _EDGE_PX, mode="edge")
-
-
-def _grown(mask: _Bitmap, by_px: int) -> _Bitmap:
-    for _ in range(by_px):
-        grown = mask.copy()
-        grown[1:] |= mask[:-1]
-        grown[:-1] |= mask[1:]
-        grown[:, 1:] |= mask[:, :-1]
-        grown[:, :-1] |= mask[:, 1:]
-        mask = grown
-    return mask

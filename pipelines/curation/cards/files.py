@@ -16,9 +16,9 @@ from pipelines.curation.corpus_shards import corpus_shards
 from pipelines.curation.families.base import Source
 from pipelines.curation.naming import file_word
 from storage.corpus import table_file_entry
-from storage.errors import DataError, ManifestConflict
+from storage.errors import DataError
 from storage.keys import Json
-from storage.manifest import FileEntry
+from storage.manifest import FileEntry, write_once
 from storage.objects import Objects
 
 __all__ = ["CARD_NAME", "card_files", "write_card"]
@@ -102,11 +102,7 @@ def write_card(output: Objects, made: Mapping[str, bytes]) -> tuple[FileEntry, .
     """
     entries: list[FileEntry] = []
     for path, data in sorted(made.items()):
-        if not output.create(path, data) and output.read(path) != data:
-            raise ManifestConflict(
-                f"{output.url}/{path}: a file of other content stands there; delete the unfinished output, "
-                "or raise the VERSION of the step that writes it"
-            )
+        write_once(output, path, data)
         is_table = path.endswith(".parquet")
         entries.append(table_file_entry(output, path) if is_table else FileEntry.of(path, data))
     return tuple(entries)

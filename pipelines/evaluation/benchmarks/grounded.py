@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import pycocotools.mask
 from numpy.typing import NDArray
 
 from pipelines.evaluation.benchmarks.base import BenchmarkConfig, ask, plain_words, truth_of, units_by_image
@@ -19,12 +18,11 @@ from pipelines.evaluation.benchmarks.captions import bare_text, cider
 from pipelines.evaluation.metrics.captions import meteor
 from pipelines.evaluation.metrics.estimates import AveragePrecision, Estimate, Ratio
 from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
-from storage.masks import encode_mask
+from storage.masks import encode_mask, pairwise_ious
 from storage.schema import Sample, Task
 
 __all__ = ["GroundedCaption", "GroundedCaptionConfig", "greedy_pairs", "phrase_similarity", "seg_phrases"]
 
-_coco: Any = pycocotools.mask  # its types don't admit lists
 _FOUND = 0.5
 """IoU, and likeness of phrases, from which on a mask counts as found (as released)."""
 
@@ -60,11 +58,10 @@ class GroundedCaption:
 
     def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
         """The mean IoU of masks and targets paired one to one, as the score; each mask's IoU with each target."""
-        predicted = [_rle(encode_mask(np.asarray(mask, np.bool_))) for mask in answer.masks]
-        targets = [_rle(mask) for mask in truth.masks]
-        if not predicted or not targets:
+        predicted = [encode_mask(np.asarray(mask, np.bool_)) for mask in answer.masks]
+        if not predicted or not truth.masks:
             return Verdict(score=0.0)
-        ious = np.asarray(_coco.iou(predicted, targets, [0] * len(targets)), np.float64)
+        ious = pairwise_ious(predicted, truth.masks)
         pairs = greedy_pairs(ious, np.finfo(np.float64).tiny)
         score = float(np.mean([ious[pair] for pair in pairs])) if pairs else 0.0
         return Verdict(score=score, ious=tuple(ious.ravel().tolist()))
@@ -179,7 +176,3 @@ def _average_precision(rows: Sequence[Prediction], *, ranked: bool) -> AveragePr
         np.array(places, np.int64)[order],
         np.array(hits, bool)[order],
     )
-
-
-def _rle(mask: Any) -> dict[str, object]:
-    return {"size": [mask.height, mask.width], "counts": mask.counts}

@@ -14,10 +14,10 @@ from pipelines.distillation.steps import (
     compute_features,
     decode_rgb,
     feature_rows,
-    image_bytes,
     prepare_batch,
     resize_features,
 )
+from storage.corpus import image_bytes
 from storage.errors import DataError, InfrastructureError
 from storage.feature_plan import PlannedRow
 from storage.schema import ImageRecord

@@ -13,39 +13,16 @@ from pipelines.evaluation.pipeline import evaluate
 from pipelines.evaluation.records import Prediction, Variant
 from storage.errors import DataError
 from storage.objects import Objects
+from tests.toy_predictions import toy_prediction
 
 BENCHMARKS = {"referring": ReferringConfig().build()}
 
 
 def _rows(intersections: np.ndarray) -> list[Prediction]:
+    """Two questions on each picture."""
     return [
-        Prediction(
-            benchmark="referring",
-            variant=Variant.STANDARD,
-            sample_id=f"s{place:04d}",
-            turn=0,
-            image_id=f"i{place // 2:04d}",
-            family="toy",
-            task="referring",
-            split="val",
-            expression="x",
-            question="x?",
-            prompts=(),
-            answer="[SEG]",
-            masks=(),
-            mask_scores=(),
-            truth_sample_id=f"s{place:04d}",
-            truth_turn=0,
-            truth_text="",
-            references=(),
-            num_targets=1,
-            truth_area_px=100,
-            intersection_px=int(value),
-            union_px=100,
-            no_target=False,
-            predicted_no_target=False,
-            ious=(),
-            score=value / 100,
+        toy_prediction(
+            place, image_id=f"i{place // 2:04d}", intersection_px=int(value), union_px=100, score=value / 100
         )
         for place, value in enumerate(intersections)
     ]

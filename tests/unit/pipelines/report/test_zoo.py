@@ -1,43 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from pipelines.evaluation.records import Prediction, Variant
+from pipelines.evaluation.records import Variant
 from pipelines.report.zoo import breakdowns, least_certain, length_class, size_class
-
-
-def _row(place: int, **fields: object) -> Prediction:
-    row = Prediction(
-        benchmark="referring",
-        variant=Variant.STANDARD,
-        sample_id=f"s{place}",
-        turn=0,
-        image_id=f"i{place}",
-        family="toy",
-        task="referring",
-        split="val",
-        expression="the red ring",
-        question="x",
-        prompts=(),
-        answer="[SEG]",
-        masks=(),
-        mask_scores=(),
-        truth_sample_id=f"s{place}",
-        truth_turn=0,
-        truth_text="",
-        references=(),
-        num_targets=1,
-        truth_area_px=100,
-        intersection_px=0,
-        union_px=1,
-        no_target=False,
-        predicted_no_target=False,
-        ious=(),
-        score=0.5,
-    )
-    return replace(row, **fields)
+from tests.toy_predictions import toy_prediction
 
 
 @pytest.mark.parametrize(
@@ -45,22 +12,22 @@ def _row(place: int, **fields: object) -> Prediction:
     [(1023, 1, "small"), (1024, 1, "medium"), (9215, 1, "medium"), (9216, 1, "large"), (2000, 2, "small")],
 )
 def test_sizes_are_cocos(area: int, targets: int, label: str) -> None:
-    found = size_class(_row(0, truth_area_px=area, num_targets=targets))
+    found = size_class(toy_prediction(0, truth_area_px=area, num_targets=targets))
     assert found is not None
     assert found.startswith(label)
-    assert size_class(_row(0, truth_area_px=0)) is None
+    assert size_class(toy_prediction(0, truth_area_px=0)) is None
 
 
 def test_lengths_count_words_without_placeholders() -> None:
-    assert length_class(_row(0, expression="<region1>")) is None
-    assert length_class(_row(0, expression="the ring left of <region1>")) == "4 to 6 words"
-    assert length_class(_row(0, expression=" ".join(["so"] * 11))) == "11 words and more"
+    assert length_class(toy_prediction(0, expression="<region1>")) is None
+    assert length_class(toy_prediction(0, expression="the ring left of <region1>")) == "4 to 6 words"
+    assert length_class(toy_prediction(0, expression=" ".join(["so"] * 11))) == "11 words and more"
 
 
 def test_slices_have_means_and_intervals_in_order() -> None:
-    rows = [_row(place, score=0.2 + 0.01 * place, truth_area_px=100) for place in range(10)]
-    rows += [_row(place, score=0.8, truth_area_px=20_000, family="other") for place in range(10, 20)]
-    rows += [_row(20, variant=Variant.SWAPPED, score=0.0)]
+    rows = [toy_prediction(place, score=0.2 + 0.01 * place, truth_area_px=100) for place in range(10)]
+    rows += [toy_prediction(place, score=0.8, truth_area_px=20_000, family="other") for place in range(10, 20)]
+    rows += [toy_prediction(20, variant=Variant.SWAPPED, score=0.0)]
     found = {cut.by: cut.slices for cut in breakdowns(rows)}
     assert found.keys() == {"object size", "family"}  # all expressions are of one length
     small, large = found["object size"]
@@ -72,5 +39,5 @@ def test_slices_have_means_and_intervals_in_order() -> None:
 
 
 def test_least_certain_goes_by_the_worst_mask() -> None:
-    rows = [_row(0, mask_scores=(0.9, 0.6)), _row(1, mask_scores=(0.7,)), _row(2)]
-    assert [row.sample_id for row in least_certain(rows)] == ["s0", "s1"]
+    rows = [toy_prediction(0, mask_scores=(0.9, 0.6)), toy_prediction(1, mask_scores=(0.7,)), toy_prediction(2)]
+    assert [row.sample_id for row in least_certain(rows)] == ["s0000", "s0001"]

@@ -19,7 +19,7 @@ from model.processor import Processor
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 from pipelines.distillation.config import FeaturesConfig, StudentGrid
-from pipelines.distillation.steps import decode_rgb, image_bytes
+from pipelines.distillation.steps import decode_rgb
 from pipelines.distillation.teaching import store_description, teaching_of
 from pipelines.progress import NullProgress
 from pipelines.training.config import TrainingConfig
@@ -29,7 +29,7 @@ from pipelines.training.worker import Job, Seat, run_worker
 from pipelines.training.write_back import StoreToFill
 from storage.calibration import TIERS, CalibrationSample
 from storage.codecs import Codec, codec_of
-from storage.corpus import Corpus
+from storage.corpus import Corpus, image_bytes
 from storage.errors import InfrastructureError, TooManyRejects, UsageError
 from storage.features import FeatureStore
 from storage.klt import KltCodec

@@ -11,6 +11,7 @@ from pipelines.benchmark_building.captioners import registry
 from pipelines.benchmark_building.captioners.base import BaseCaptionerConfig
 from pipelines.benchmark_building.captioners.template import TemplateCaptioner, TemplateCaptionerConfig
 from pipelines.benchmark_building.settings import BuildConfig
+from storage import plugins
 from storage.errors import UnknownKind, UsageError
 
 
@@ -30,8 +31,9 @@ class MisnamedConfig(PluggedConfig):
 
 
 def plug(monkeypatch: pytest.MonkeyPatch, *values: str, name: str = "plugged") -> None:
-    points = [EntryPoint(name, value, registry.GROUP) for value in values]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == registry.GROUP else [])
+    group_name = registry.PLUGINS.name
+    points = [EntryPoint(name, value, group_name) for value in values]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points if group == group_name else [])
 
 
 def here(monkeypatch: pytest.MonkeyPatch) -> str:
@@ -67,7 +69,10 @@ def test_a_plugin_joins_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> N
     ("values", "message"),
     [
         (("absent_module:X",), "can't be imported: ModuleNotFoundError"),
-        (("plugged_captioner:plug",), "expected a subclass of BaseCaptionerConfig, got <function"),
+        (
+            ("plugged_captioner:plug",),
+            r"expected a subclass of pipelines\..*\.captioners\.base\.BaseCaptionerConfig, got <function",
+        ),
         (("plugged_captioner:MisnamedConfig",), 'expected its class to have the field kind: Literal\\["plugged"\\]'),
         (("plugged_captioner:PluggedConfig", "other:X"), "offered by unknown, unknown; uninstall all but one"),
     ],

@@ -12,8 +12,6 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from pipelines.benchmark_building.build import build_drafts
-from pipelines.benchmark_building.captioners.base import DraftRequest
-from pipelines.benchmark_building.captioners.template import TemplateCaptioner
 from pipelines.benchmark_building.drafts import Drafts
 from pipelines.benchmark_building.records import BenchmarkTask, Item, Texts
 from pipelines.benchmark_building.review.log import DecisionLog
@@ -21,33 +19,19 @@ from pipelines.benchmark_building.settings import BuildConfig
 from pipelines.viewer.application import create_application
 from pipelines.viewer.benchmark_review.page import ReviewPage
 from storage.objects import Objects
-from tests.object_corpora import write_object_corpus
+from tests.object_corpora import MarkupCaptioner, write_object_corpus
 
 _PORT = 8400
 _SCRIPTS = ("/review/static/review.js", "/review/static/overview.js")
 _EVIL = '<script>document.title="evil"</script><img src=x onerror=alert(1)>'
 
 
-class Evil:
-    """Writes markup into one caption."""
-
-    is_concurrent = False
-
-    def __init__(self) -> None:
-        self._is_done = False
-
-    def draft(self, request: DraftRequest) -> Texts:
-        texts = TemplateCaptioner().draft(request)
-        if request.task is BenchmarkTask.DETAILED_CAPTION and not self._is_done:
-            self._is_done = True
-            return Texts(caption=f"{texts.caption} {_EVIL}")
-        return texts
-
-
 @pytest.fixture
 def drafts(tmp_path: Path) -> Drafts:
     corpus = write_object_corpus(Objects.open(tmp_path / "corpus"))
-    return build_drafts(corpus, BuildConfig(num_per_task=2), Objects.open(tmp_path / "drafts"), captioner=Evil())
+    return build_drafts(
+        corpus, BuildConfig(num_per_task=2), Objects.open(tmp_path / "drafts"), captioner=MarkupCaptioner(_EVIL)
+    )
 
 
 def client_of(drafts: Drafts, name: str | None, reviewers_per_item: int = 2) -> TestClient:
