@@ -1,9 +1,10 @@
 """Scores of captions: METEOR (also as released, with its arguments swapped), CIDEr, and METEOR 1.5 where Java is there.
 
 All take plain texts and cut them into words themselves, by `caption_words`: nltk's Penn Treebank rules in lower case
-without punctuation. `pycocoevalcap` does the same with the Stanford tokenizer, which needs Java; the two differ in
-rare cases (nltk leaves "don't" as "do n't" as Stanford does, but splits off fewer abbreviations and keeps a final
-full stop within "e.g."). On ordinary captions they agree, see tests/unit/pipelines/evaluation/test_captions.py.
+without punctuation. `pycocoevalcap` does the same with the Stanford tokenizer, which needs Java; brackets are words
+there, because its list of punctuation has them in capitals and its texts are in lower case, and so they are here. The
+two differ in rare cases (nltk splits off fewer abbreviations and keeps a final full stop within "e.g."). On ordinary
+captions they agree, see tests/unit/pipelines/evaluation/test_captions.py.
 
 Nothing here reaches beyond this machine. nltk takes a second to import, so that it is imported where it is used.
 """
@@ -29,16 +30,6 @@ _PUNCTUATION = frozenset(
         "``",
         "`",
         '"',
-        "-LRB-",
-        "-RRB-",
-        "-LCB-",
-        "-RCB-",
-        "(",
-        ")",
-        "[",
-        "]",
-        "{",
-        "}",
         ".",
         "?",
         "!",
@@ -50,7 +41,9 @@ _PUNCTUATION = frozenset(
         ";",
     ]
 )
-"""Tokens that are no words: the list of pycocoevalcap, with the brackets as nltk writes them."""
+"""Tokens that are no words: the list of pycocoevalcap, less its brackets (see above)."""
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+"""As the Stanford tokenizer writes them."""
 _MAX_WORDS = 512
 """Words of a text that are looked at: a student that repeats itself without end mustn't hold an evaluation up."""
 
@@ -66,10 +59,10 @@ def caption_words(text: str) -> list[str]:
     """Lower-cased words of a text by Penn Treebank rules, without punctuation.
 
     >>> caption_words("A man's red (old) car, parked.")
-    ['a', 'man', "'s", 'red', 'old', 'car', 'parked']
+    ['a', 'man', "'s", 'red', '-lrb-', 'old', '-rrb-', 'car', 'parked']
     """
     tokens = cast("list[str]", _tokenizer().tokenize(text.lower()))
-    return [token for token in tokens if token not in _PUNCTUATION][:_MAX_WORDS]
+    return [_BRACKETS.get(token, token) for token in tokens if token not in _PUNCTUATION][:_MAX_WORDS]
 
 
 def meteor(prediction: str, references: Sequence[str]) -> float:

@@ -144,7 +144,7 @@ def test_cider_of_nothing_is_nothing() -> None:
 
 def test_words_are_those_of_the_treebank_without_punctuation() -> None:
     assert caption_words("Don't stop; the man's U.S. flag (red), -- 3.5 m!") == [
-        *("do", "n't", "stop", "the", "man", "'s", "u.s.", "flag", "red", "3.5", "m")
+        *("do", "n't", "stop", "the", "man", "'s", "u.s.", "flag", "-lrb-", "red", "-rrb-", "3.5", "m")
     ]
 
 
@@ -159,7 +159,12 @@ def test_meteor_1_5_without_java_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_meteor_1_5_and_the_stanford_tokenizer_agree_with_ours() -> None:
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    texts = ["A man's red (old) car, parked.", "two dogs don't run; they sit", "A woman in a white t-shirt, smiling!"]
+    texts = [
+        "A man's red (old) car, parked.",
+        "two dogs don't run; they sit",
+        "A woman in a white t-shirt, smiling!",
+        "a [red] {old} car",
+    ]
     listed = {place: [{"caption": text}] for place, text in enumerate(texts)}
     assert [found[0].split() for found in PTBTokenizer().tokenize(listed).values()] == [*map(caption_words, texts)]
     score, scores = meteor_1_5_scores(["a red car", ""], [["a red car", "red car"], ["a dog"]])
