@@ -14,21 +14,23 @@ from __future__ import annotations
 import io
 import os
 import threading
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from storage.corpus_files import CorpusFiles
 from storage.errors import CorruptObject, DataError, ObjectNotFound
+from storage.image_ids import ImageIds, ids_of_column
 from storage.keys import bytes_key
 from storage.manifest import MANIFEST_NAME, FileEntry, Manifest, read_manifest, write_once
 from storage.objects import Objects
+from storage.retirement import retired_error
 from storage.schema import (
     IMAGE_SCHEMA,
     REJECT_SCHEMA,
@@ -62,12 +64,14 @@ __all__ = [
 
 pc: Any = pyarrow.compute
 _Row: TypeAlias = dict[str, Any]
+_Group: TypeAlias = tuple[int, int]  # file and row group
 
 _GROUP_BYTES = 2 * 2**20  # a random read of one image fetches one row group
 _MAX_GROUP_ROWS = {"images": 64, "samples": 4096, "rejects": 65536}
 _CACHED_BYTES = 256 * 2**20
 """Encoded images that a reader keeps: a whole small corpus, some hundred row groups of a large one."""
 _NUM_FETCHED_AT_ONCE = 16
+_MAX_OFFSET = 2**31 - 1  # within one array of bytes
 _DICTIONARY = ["family", "task", "split", "media_type", "source_file", "reason"]
 
 
@@ -83,13 +87,21 @@ def table_to_samples(table: pa.Table) -> list[Sample]:
 
 def images_to_table(images: Iterable[ImageRecord]) -> pa.Table:
     """Images as a table of `IMAGE_SCHEMA`, in the given order."""
-    return pa.Table.from_pylist(
-        [
-            {name: getattr(image, name) for name in IMAGE_SCHEMA.names} | {"sources": list(image.sources)}
-            for image in images
-        ],
-        schema=IMAGE_SCHEMA,
-    )
+    images = list(images)
+    columns = {name: [getattr(image, name) for image in images] for name in IMAGE_SCHEMA.names if name != "data"}
+    arrays = {name: pa.array(column, IMAGE_SCHEMA.field(name).type) for name, column in columns.items()}
+    arrays["data"] = _files_array([image.data for image in images])
+    return pa.table([arrays[name] for name in IMAGE_SCHEMA.names], IMAGE_SCHEMA)
+
+
+def _files_array(files: Sequence[bytes | None]) -> pa.Array | pa.ChunkedArray:
+    """Whole files as a column. Arrow's own way copies them again and again, as its buffer grows."""
+    sizes = [0 if data is None else len(data) for data in files]
+    if None in files or sum(sizes) > _MAX_OFFSET:
+        return pa.array(files, pa.binary())
+    offsets = np.cumsum([0, *sizes], dtype=np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(cast("Sequence[bytes]", files)))]
+    return pa.Array.from_buffers(pa.binary(), len(files), buffers)
 
 
 def image_bytes(record: ImageRecord) -> bytes:
@@ -221,6 +233,10 @@ def _rows(table: pa.Table, schema: pa.Schema) -> list[_Row]:
     return table.to_pylist()
 
 
+def _mask_to_row(mask: Mask) -> _Row:
+    return {"height": mask.height, "width": mask.width, "counts": mask.counts}
+
+
 def _sample_to_row(sample: Sample) -> _Row:
     return {
         "sample_id": sample.sample_id,
@@ -230,9 +246,10 @@ def _sample_to_row(sample: Sample) -> _Row:
         "split": sample.split,
         "regions": [
             {
-                "mask": {"height": region.mask.height, "width": region.mask.width, "counts": region.mask.counts},
+                "mask": _mask_to_row(region.mask),
                 "category": region.category,
                 "source_id": region.source_id,
+                "ignored": None if region.ignored is None else _mask_to_row(region.ignored),
             }
             for region in sample.regions
         ],
@@ -267,7 +284,12 @@ def _row_to_sample(row: _Row) -> Sample:
         task=Task(row["task"]),
         split=row["split"],
         regions=tuple(
-            Region(mask=Mask(**region["mask"]), category=region["category"], source_id=region["source_id"])
+            Region(
+                mask=Mask(**region["mask"]),
+                category=region["category"],
+                source_id=region["source_id"],
+                ignored=None if region["ignored"] is None else Mask(**region["ignored"]),
+            )
             for region in row["regions"]
         ),
         prompts=tuple(
@@ -293,74 +315,6 @@ def _row_to_sample(row: _Row) -> Sample:
     )
 
 
-class _Files:
-    """The Parquet files of one folder: footers are read once, row groups on demand."""
-
-    def __init__(self, objects: Objects, entries: Sequence[FileEntry]) -> None:
-        self._objects = objects
-        self.entries = sorted(entries, key=lambda entry: entry.path)
-        self._footers: dict[str, pq.FileMetaData] = {}
-
-    def open(self, entry: FileEntry) -> pq.ParquetFile:
-        """A reader of its own, so that threads don't share a position."""
-        try:
-            file = pq.ParquetFile(self._source(entry), metadata=self._footers.get(entry.path))
-        except pa.ArrowInvalid as error:
-            raise self._corrupt(entry, error) from error
-        self._footers.setdefault(entry.path, file.metadata)
-        return file
-
-    def read_group(self, entry: FileEntry, group: int, columns: Sequence[str] | None = None) -> pa.Table:
-        with self.open(entry) as file:
-            try:
-                return file.read_row_group(group, columns=None if columns is None else list(columns))
-            except (pa.ArrowInvalid, OSError) as error:
-                raise self._corrupt(entry, error) from error
-
-    def read(self, schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
-        """Some columns of all files."""
-
-        def read_one(entry: FileEntry) -> pa.Table:
-            with self.open(entry) as file:
-                try:
-                    return file.read(columns=list(columns))
-                except (pa.ArrowInvalid, OSError) as error:
-                    raise self._corrupt(entry, error) from error
-
-        with ThreadPoolExecutor(8) as pool:
-            tables = list(pool.map(read_one, self.entries))
-        return pa.concat_tables([pa.schema([schema.field(name) for name in columns]).empty_table(), *tables])
-
-    def groups(self) -> Iterator[tuple[FileEntry, int]]:
-        for entry in self.entries:
-            with self.open(entry) as file:
-                num_groups = file.num_row_groups
-            for group in range(num_groups):
-                yield entry, group
-
-    def group_sizes(self) -> list[tuple[FileEntry, int, int]]:
-        """(file, row group, rows) of every row group, in order."""
-        sizes: list[tuple[FileEntry, int, int]] = []
-        for entry, group in self.groups():
-            sizes.append((entry, group, self._footers[entry.path].row_group(group).num_rows))
-        return sizes
-
-    def _source(self, entry: FileEntry) -> pa.NativeFile:
-        folder = self._objects.local_path
-        if folder is None:
-            return pa.PythonFile(self._objects.open_file(entry.path), mode="r")
-        try:
-            file = pa.OSFile(str(folder / entry.path))
-        except OSError as error:
-            raise self._corrupt(entry, error) from error
-        if file.size() != entry.size_bytes:
-            raise self._corrupt(entry, ValueError(f"expected {entry.size_bytes} bytes, found {file.size()}"))
-        return file
-
-    def _corrupt(self, entry: FileEntry, error: Exception) -> CorruptObject:
-        return CorruptObject(f"{self._objects.url}/{entry.path}: {error}; delete the corpus and rerun curate")
-
-
 class Corpus:
     """A published corpus. Picklable and safe to use from several threads.
 
@@ -372,14 +326,12 @@ class Corpus:
     def __init__(self, objects: Objects, manifest: Manifest) -> None:
         self.objects = objects
         self.manifest = manifest
-        self._images = _Files(objects, _under(manifest, "images/"))
-        self._samples = _Files(objects, _under(manifest, "samples/"))
-        self._rejects = _Files(objects, _under(manifest, "rejects/"))
+        self._images = CorpusFiles(objects, _under(manifest, "images/"))
+        self._samples = CorpusFiles(objects, _under(manifest, "samples/"))
+        self._rejects = CorpusFiles(objects, _under(manifest, "rejects/"))
         self._lock = threading.Lock()
-        self._rows: dict[str, int] | None = None
-        self._groups: list[tuple[FileEntry, int]] = []
-        self._first_rows: list[int] = []
-        self._cache: OrderedDict[int, list[ImageRecord]] = OrderedDict()
+        self._rows: ImageIds | None = None
+        self._cache: OrderedDict[_Group, list[ImageRecord]] = OrderedDict()
         self._cached_bytes = 0
 
     @classmethod
@@ -388,11 +340,14 @@ class Corpus:
 
         Raises:
             ObjectNotFound: there is no manifest, so there is no corpus.
+            RetiredCorpus: there was one; the message names its successor.
         """
         objects = url if isinstance(url, Objects) else Objects.open(url)
         manifest = read_manifest(objects)
         if manifest is None:
-            raise ObjectNotFound(f"{objects.url}/{MANIFEST_NAME}: no such object; no corpus there, run curate first")
+            raise retired_error(objects) or ObjectNotFound(
+                f"{objects.url}/{MANIFEST_NAME}: no such object; no corpus there, run curate first"
+            )
         return cls(objects, manifest)
 
     def __reduce__(self) -> tuple[Callable[..., Corpus], tuple[Objects, Manifest]]:
@@ -413,9 +368,37 @@ class Corpus:
                     table = table.filter(pc.is_in(table[column], value_set=pa.array(sorted(values), pa.string())))
             yield from table_to_samples(table)
 
-    def sample_table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Some columns (None: all) of all samples, in the order of `samples`."""
-        return self._samples.read(SAMPLE_SCHEMA, SAMPLE_SCHEMA.names if columns is None else columns)
+    @property
+    def num_samples(self) -> int:
+        """Rows of the table of samples."""
+        return self._samples.num_rows
+
+    @property
+    def num_images(self) -> int:
+        """Rows of the table of images."""
+        return self._images.num_rows
+
+    def sample_table(self, columns: Sequence[str] | None = None, rows: range | None = None) -> pa.Table:
+        """Some columns (None: all) of all samples, or of some consecutive rows, in the order of `samples`."""
+        return self._samples.read(SAMPLE_SCHEMA, SAMPLE_SCHEMA.names if columns is None else columns, rows)
+
+    def read_samples(self, rows: Sequence[int]) -> list[Sample]:
+        """Samples by their places in the order of `samples`; only the row groups that hold them are read.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        places = [self._samples.place(row) for row in rows]
+        groups = {
+            (file, group): self._samples.read_group(self._samples.entries[file], group)
+            for file, group in sorted({(file, group) for file, group, _ in places})
+        }
+        tables = [groups[file, group].slice(row, 1) for file, group, row in places]
+        return table_to_samples(pa.concat_tables([SAMPLE_SCHEMA.empty_table(), *tables]))
+
+    def __contains__(self, image_id: str) -> bool:
+        """Whether the corpus holds an image."""
+        return bool(self._image_rows().find([image_id])[0] >= 0)
 
     def image(self, image_id: str) -> ImageRecord:
         """One image by its id, with its bytes.
@@ -431,51 +414,65 @@ class Corpus:
         Raises:
             DataError: the corpus doesn't hold one.
         """
-        known = self._image_rows()
-        unknown = [image_id for image_id in image_ids if image_id not in known]
-        if unknown:
-            raise DataError(f"{self.objects.url}: image {unknown[0]} is not in this corpus")
-        rows = [known[image_id] for image_id in image_ids]
-        places = [bisect_right(self._first_rows, row) - 1 for row in rows]
-        wanted = sorted(set(places))
+        rows = self._image_rows().find(image_ids).tolist()
+        if -1 in rows:
+            raise DataError(f"{self.objects.url}: image {image_ids[rows.index(-1)]} is not in this corpus")
+        return self.images_at(rows)
+
+    def images_at(self, rows: Sequence[int]) -> list[ImageRecord]:
+        """Images by their places in the order of `images`, with their bytes.
+
+        Who knows the place of an image needs no table of all of them, see `read_images`.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        places = [self._images.place(row) for row in rows]
+        wanted = sorted({(file, group) for file, group, _ in places})
         if self.objects.local_path is None and len(wanted) > 1:
             with ThreadPoolExecutor(min(_NUM_FETCHED_AT_ONCE, len(wanted)), thread_name_prefix="images") as pool:
                 groups = dict(zip(wanted, pool.map(self._image_group, wanted), strict=True))
         else:
             groups = {group: self._image_group(group) for group in wanted}
-        return [groups[place][row - self._first_rows[place]] for place, row in zip(places, rows, strict=True)]
+        return [groups[file, group][row] for file, group, row in places]
 
     def images(self) -> Iterator[ImageRecord]:
         """All images with their bytes, file by file."""
         for entry, group in self._images.groups():
             yield from table_to_images(self._images.read_group(entry, group))
 
-    def image_table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Some columns of all images, in the order of `images`; None: every column but the bytes."""
+    def image_table(self, columns: Sequence[str] | None = None, rows: range | None = None) -> pa.Table:
+        """Some columns of all images, or of some consecutive rows, in the order of `images`.
+
+        Args:
+            columns: None: every one but the bytes.
+            rows: places in the order of `images`, as `images_at` takes them; None: all.
+        """
         names = [name for name in IMAGE_SCHEMA.names if name != "data"] if columns is None else columns
-        return self._images.read(IMAGE_SCHEMA, names)
+        return self._images.read(IMAGE_SCHEMA, names, rows)
 
     def rejects(self) -> Iterator[Reject]:
         """All rejects, file by file."""
         for entry, group in self._rejects.groups():
             yield from table_to_rejects(self._rejects.read_group(entry, group))
 
-    def _image_rows(self) -> dict[str, int]:
+    def reject_table(self) -> pa.Table:
+        """All rejects, in the order of `rejects`."""
+        return self._rejects.read(REJECT_SCHEMA, REJECT_SCHEMA.names)
+
+    def _image_rows(self) -> ImageIds:
         with self._lock:
             if self._rows is None:
-                ids = cast("list[str]", self._images.read(IMAGE_SCHEMA, ["image_id"])["image_id"].to_pylist())
-                sizes = self._images.group_sizes()
-                self._groups = [(entry, group) for entry, group, _ in sizes]
-                self._first_rows = [0, *accumulate(num_rows for _, _, num_rows in sizes)][:-1]
-                self._rows = {image_id: row for row, image_id in enumerate(ids)}
+                ids = ids_of_column(self._images.read(IMAGE_SCHEMA, ["image_id"])["image_id"])
+                self._rows = ImageIds(ids)
             return self._rows
 
-    def _image_group(self, group: int) -> list[ImageRecord]:
+    def _image_group(self, group: _Group) -> list[ImageRecord]:
         with self._lock:
             if group in self._cache:
                 self._cache.move_to_end(group)
                 return self._cache[group]
-        images = table_to_images(self._images.read_group(*self._groups[group]))
+        images = table_to_images(self._images.read_group(self._images.entries[group[0]], group[1]))
         with self._lock:
             if group not in self._cache:
                 self._cached_bytes += _size_bytes(images)

@@ -13,6 +13,8 @@
     │   └── TooManySkips                   training that skips more steps than the recipe allows
     └── InfrastructureError (RuntimeError) exit 4: storage or cluster
         ├── ObjectNotFound                 no object under that key
+        │   └── RetiredCorpus              a corpus whose place another one took
+        ├── Locked                         another process does the same work
         └── ManifestConflict               two different outputs under one content key
 
 Every message names what was expected, what was found, the record and the remedy.
@@ -28,9 +30,11 @@ __all__ = [
     "DataError",
     "InfrastructureError",
     "LeakingCorpus",
+    "Locked",
     "ManifestConflict",
     "MissingFeature",
     "ObjectNotFound",
+    "RetiredCorpus",
     "SailloftError",
     "SourceError",
     "TooManyRejects",
@@ -105,6 +109,14 @@ class InfrastructureError(SailloftError, RuntimeError):
 
 class ObjectNotFound(InfrastructureError):
     """No object under that key."""
+
+
+class RetiredCorpus(ObjectNotFound):
+    """A corpus that was taken away since images had to leave it; the message names its successor."""
+
+
+class Locked(InfrastructureError):
+    """Work that one process at a time may do, and another one does."""
 
 
 class ManifestConflict(InfrastructureError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -21,7 +20,8 @@ from storage.feature_plan import ArrayPlan, PartPlan
 from storage.keys import Json, bytes_key, canonical_json, content_key
 from storage.klt import CALIBRATION_NAME
 from storage.manifest import MANIFEST_NAME, Manifest
-from storage.objects import Objects
+from storage.numbered import NumberedObjects, numbered_key
+from storage.objects import Objects, is_key
 from storage.stored_features import Codec
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "PartEntry",
     "Snapshot",
     "add_part",
+    "described_arrays",
     "open_part",
     "part_objects",
     "read_rows",
@@ -58,7 +59,7 @@ ROW_SCHEMA = pa.schema(
 """One row per planned image; height and width in cells; `status` is a `RowStatus`; `relative_mse` is what the
 encoding cost this image, see `StoredFeature`."""
 
-_SNAPSHOT = re.compile(r"index/(\d{8})\.json")
+_INDEX, _INDEX_DIGITS = "index", 8
 _ATTRIBUTE = "sailloft"
 
 
@@ -140,6 +141,25 @@ def group_json(description: PartDescription, plan: PartPlan) -> bytes:
     return canonical_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
 
+def described_arrays(data: bytes) -> tuple[PartDescription, dict[str, ArrayPlan]]:
+    """What `group_json` says of a part: what it has in common with others, and its arrays by name.
+
+    Raises:
+        ValueError, KeyError, TypeError: not a part of this version.
+    """
+    attributes = cast("dict[str, Any]", json.loads(data)["attributes"][_ATTRIBUTE])
+    description = PartDescription.from_json(attributes)
+    arrays = {
+        str(array["name"]): ArrayPlan(
+            str(array["name"]), array["num_rows"], description.num_channels, array["cells"], array["rows_per_shard"]
+        )
+        for array in attributes["arrays"]
+    }
+    if outside := [name for name in arrays if not is_key(name)]:
+        raise ValueError(f"expected arrays below the part, got {outside[0]!r}")
+    return description, arrays
+
+
 def array_json(array: ArrayPlan, codec: Codec) -> bytes:
     """`zarr.json` of one array."""
     little: Json = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -193,15 +213,7 @@ def open_part(store: Objects, entry: PartEntry, known: Mapping[str, Codec] | Non
     data = _read(objects, MANIFEST_NAME, entry.manifest_sha256)
     try:
         manifest = Manifest.from_json(data)
-        group = json.loads(_read(objects, "zarr.json", manifest.file("zarr.json").sha256))
-        attributes = cast("dict[str, Any]", group["attributes"][_ATTRIBUTE])
-        description = PartDescription.from_json(attributes)
-        arrays = {
-            array["name"]: ArrayPlan(
-                array["name"], array["num_rows"], description.num_channels, array["cells"], array["rows_per_shard"]
-            )
-            for array in attributes["arrays"]
-        }
+        description, arrays = described_arrays(_read(objects, "zarr.json", manifest.file("zarr.json").sha256))
         codec = (known or {}).get(description.encoding) or _codec_of(objects, description, manifest)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, CorruptObject):
@@ -250,7 +262,7 @@ def read_snapshot(store: Objects, number: int | None = None) -> Snapshot | None:
         CorruptObject: it can't be read.
     """
     if number is None:
-        number = _newest_listed(store) if store.can_list else _newest_probed(store)
+        number = NumberedObjects(store, _INDEX, _INDEX_DIGITS).newest()
         if number is None:
             return None
     key = snapshot_key(number)
@@ -259,7 +271,9 @@ def read_snapshot(store: Objects, number: int | None = None) -> Snapshot | None:
         if content_key({name: value[name] for name in ("description", "parts")}) != value["key"]:
             raise CorruptObject(f"{store.url}/{key}: its hash doesn't match; restore it")
         check_encoding(value["description"]["encoding"])
-        parts = [PartEntry(part["part"], part["manifest_sha256"], part["num_images"]) for part in value["parts"]]
+        parts = [PartEntry(str(part["part"]), part["manifest_sha256"], part["num_images"]) for part in value["parts"]]
+        if outside := [part.part for part in parts if not is_key(part.part)]:
+            raise CorruptObject(f"{store.url}/{key}: expected parts below the store, got {outside[0]!r}; restore it")
         return Snapshot(number, PartDescription.from_json(value["description"]), tuple(parts))
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CorruptObject(f"{store.url}/{key}: not an index snapshot: {type(error).__name__} {error}") from error
@@ -267,23 +281,7 @@ def read_snapshot(store: Objects, number: int | None = None) -> Snapshot | None:
 
 def snapshot_key(number: int) -> str:
     """Key of a snapshot below the store."""
-    return f"index/{number:08d}.json"
-
-
-def _newest_listed(store: Objects) -> int | None:
-    matches = [_SNAPSHOT.fullmatch(info.key) for info in store.list("index")]
-    return max((int(match[1]) for match in matches if match), default=None)
-
-
-def _newest_probed(store: Objects) -> int | None:
-    """Number of the newest snapshot where nothing can be listed: they are numbered from 1 without gaps."""
-    present, absent = 0, 1
-    while store.exists(snapshot_key(absent)):
-        present, absent = absent, 2 * absent
-    while absent - present > 1:
-        middle = (present + absent) // 2
-        present, absent = (middle, absent) if store.exists(snapshot_key(middle)) else (present, middle)
-    return present or None
+    return numbered_key(_INDEX, number, _INDEX_DIGITS)
 
 
 def add_part(store: Objects, description: PartDescription, entry: PartEntry) -> Snapshot:

@@ -27,7 +27,7 @@ from storage.manifest import Manifest
 from storage.objects import Objects
 from storage.stored_features import Codec
 
-__all__ = ["calibrate_on_store", "transcode"]
+__all__ = ["calibrate_on_store", "require_finer", "transcode"]
 
 VERSION = 1
 """Raised when the same features are laid out in another way; part of the key of what is made."""
@@ -77,7 +77,7 @@ def transcode(
     """
     if source.description is None or source.codec is None:
         raise UsageError(f"{source.objects.url}: holds no features to transcode")
-    _check_finer(source.codec.encoding, codec.encoding)
+    require_finer(source.codec.encoding, codec.encoding)
     known = FeatureStore.open(target, absent_ok=True)
     description = replace(source.description, encoding=codec.encoding)
     if known.description is not None and known.description.to_json() != description.to_json():
@@ -105,7 +105,16 @@ def transcode(
     return publish_part(target, key, plan, description, codec, recipe=recipe, inputs=inputs, written=written)
 
 
-def _check_finer(source: str, target: str) -> None:
+def require_finer(source: str, target: str) -> None:
+    """Makes sure that features in one encoding may be brought into another.
+
+    Args:
+        source: encoding that they are in.
+        target: the other one, or its name with anything behind a colon.
+
+    Raises:
+        UsageError: the source isn't finer, and not the same.
+    """
     finer, coarser = (_FINENESS.index(encoding.partition(":")[0]) for encoding in (source, target))
     if finer <= coarser and source != target:
         raise UsageError(

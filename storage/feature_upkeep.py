@@ -23,7 +23,7 @@ from storage.feature_plan import MAX_SHARD_BYTES, ArrayPlan, PartPlan, PlannedRo
 from storage.feature_writer import ShardWriter, WrittenShard, publish_part, write_part_metadata, written_shards
 from storage.features import FeatureStore
 from storage.keys import Json, content_key
-from storage.manifest import MANIFEST_NAME, read_manifest
+from storage.manifest import MANIFEST_NAME, delete_outputs, read_manifest
 from storage.objects import ObjectInfo, Objects
 from storage.shards import EncodedRow, ShardTail, checked_chunk, read_tail
 
@@ -79,6 +79,7 @@ def compact(
     forget: Collection[str] = (),
     max_shard_bytes: int = MAX_SHARD_BYTES,
     on_shard: Callable[[int, int], None] = lambda num_done, num_shards: None,
+    dry_run: bool = False,
 ) -> Compaction:
     """Makes one part of all small ones, and of those that hold an image to forget.
 
@@ -90,6 +91,7 @@ def compact(
         forget: images whose rows, with features or rejected, are left out.
         max_shard_bytes: size that a shard should not exceed.
         on_shard: told after each shard how many of how many are done.
+        dry_run: only look; says what would be done, without the new part.
 
     Raises:
         ObjectNotFound: no store there.
@@ -114,6 +116,8 @@ def compact(
             planned = PlannedRow(image_id, int(index.height[position]), int(index.width[position]))
             source = _Source(part, array, int(index.row[position]))
             sources.setdefault(array.cells, []).append((planned, source))
+    if dry_run:
+        return Compaction(retired, None, sum(map(len, sources.values())), num_forgotten)
     if not sources:
         replace_parts(store, features.snapshot.description, retired, None)
         return Compaction(retired, None, 0, num_forgotten)
@@ -264,13 +268,11 @@ def collect_garbage(store: Objects, *, older_than_s: float, dry_run: bool = Fals
         retired_s = history.retired_s(part)
         since_s = max(info.modified_s for info in files) if retired_s is None else retired_s
         if now_s - since_s >= older_than_s:
-            # The manifest goes first: without it what is left of a part is never taken for whole.
-            found += sorted(files, key=lambda info: not info.key.endswith(f"/{MANIFEST_NAME}"))
+            found += files
     found += [info for info in listed if info.key.startswith("leases/") and now_s - info.modified_s >= older_than_s]
     unfinished = _unfinished(store, older_than_s)
     if not dry_run:
-        for info in found:
-            store.delete(info.key)
+        delete_outputs(store, [info.key for info in found])
         for path, _ in unfinished:
             os.unlink(path)
     names = [os.path.relpath(path, store.local_path) for path, _ in unfinished]

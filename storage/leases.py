@@ -7,7 +7,7 @@ A lease saves work, and nothing depends on it: where two runs compute one image 
 feature store's index decides which of both counts.
 
 No clocks of two machines are compared. An observer takes a lease for dead once it has stood unchanged
-for `expires_after_s` of the observer's own monotonic clock; or at once if its holder was a process of
+for the time that it states, of the observer's own monotonic clock; or at once if its holder was a process of
 the same machine that is gone, so that a run that was killed can be started again without a wait.
 
 Two that claim overlapping images at the same moment: each writes its lease as `claiming` and looks
@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -52,7 +53,7 @@ _PREFIX = "leases"
 
 @dataclass(frozen=True, slots=True)
 class LeaseTimes:
-    """How fast leases live and die."""
+    """How fast a process's leases live and die."""
 
     heartbeat_s: float = 10.0
     """Between two signs of life."""
@@ -104,10 +105,20 @@ class HeldLease:
     holder: Holder
     state: _State
     digests: Digests
+    """Sorted."""
+    since: str
+    """When it was claimed, in UTC, by its holder's clock: for people."""
+    num_beats: int
+    """Signs of life so far."""
+    expires_after_s: float
+    """How long it may stand unchanged until it is dead."""
 
     def covers(self, digests: Digests) -> npt.NDArray[np.bool_]:
         """Which of these images it covers."""
-        return np.isin(digests, self.digests)
+        if not len(self.digests):
+            return np.zeros(len(digests), bool)
+        places = np.searchsorted(self.digests, digests)
+        return self.digests[np.minimum(places, len(self.digests) - 1)] == digests
 
 
 class Leases:
@@ -115,7 +126,7 @@ class Leases:
 
     Args:
         store: prefix of the store.
-        times: heartbeat and expiry; the same for all runs on a store.
+        times: of this process's own leases, and of others that don't state their expiry, as early versions didn't.
         clock: seconds, monotonic.
         sleep: waits for seconds.
     """
@@ -136,7 +147,9 @@ class Leases:
         """Leases of other runs that are alive, by name; those that are dead are cleared away."""
         names = [info.key for info in self._store.list(_PREFIX) if info.key.endswith(".json")]
         found = [self._look(key.removeprefix(f"{_PREFIX}/").removesuffix(".json")) for key in names]
-        return [lease for lease in found if lease is not None and lease.nonce not in self._own]
+        alive = [lease for lease in found if lease is not None]
+        self._digests = {lease.nonce: lease.digests for lease in alive}
+        return [lease for lease in alive if lease.nonce not in self._own]
 
     def claim(self, name: str, image_ids: Iterable[str]) -> Lease | None:
         """Claims images; the caller has left out those that `others` cover.
@@ -152,7 +165,7 @@ class Leases:
             InfrastructureError: the store can't be reached.
         """
         digests = id_digests(image_ids)
-        lease = Lease(self._store, name, self._times.heartbeat_s)
+        lease = Lease(self._store, name, self._times)
         self._own.add(lease.nonce)
         if not lease.begin(digests):
             return None
@@ -177,14 +190,21 @@ class Leases:
         if data != before:
             since_s = self._clock()
             self._seen[name] = data, since_s
-        if holder.is_gone() or self._clock() - since_s > self._times.expires_after_s:
+        expires_after_s = float(value.get("expires_after_s", self._times.expires_after_s))
+        if holder.is_gone() or self._clock() - since_s > expires_after_s:
             logger.info("the lease %s of %s is dead", name, holder)
             _clear(self._store, name, value["nonce"], data)
             return None
         try:
-            return HeldLease(name, value["nonce"], holder, value["state"], self._digests_of(name, value["nonce"]))
+            digests = self._digests_of(name, value["nonce"])
         except ObjectNotFound:
             return None  # it has been given back between two reads
+        return HeldLease(
+            *(name, value["nonce"], holder, value["state"], digests),
+            since=value.get("since", "unknown"),
+            num_beats=value["num_beats"],
+            expires_after_s=expires_after_s,
+        )
 
     def _digests_of(self, name: str, nonce: str) -> Digests:
         if nonce not in self._digests:
@@ -196,9 +216,10 @@ class Leases:
 class Lease:
     """A lease of this process, kept alive by a thread; a context manager that gives it back."""
 
-    def __init__(self, store: Objects, name: str, heartbeat_s: float) -> None:
+    def __init__(self, store: Objects, name: str, times: LeaseTimes) -> None:
         self.name, self.nonce = name, secrets.token_hex(8)
-        self._store, self._heartbeat_s = store, heartbeat_s
+        self._store, self._times = store, times
+        self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._state: _State = "claiming"
         self._num_beats = 0
         self._holder = Holder.this_process()
@@ -241,7 +262,7 @@ class Lease:
             logger.warning("the lease %s could not be given back, it expires by itself: %s", self.name, error)
 
     def _beat(self) -> None:
-        while not self._end.wait(self._heartbeat_s):
+        while not self._end.wait(self._times.heartbeat_s):
             try:
                 if not self._is_ours():
                     logger.warning("the lease %s was taken for dead: others may compute the same images", self.name)
@@ -267,6 +288,8 @@ class Lease:
                 "nonce": self.nonce,
                 "state": self._state,
                 "num_beats": self._num_beats,
+                "since": self._since,
+                "expires_after_s": self._times.expires_after_s,
             }
         )
 

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import cast
 
 from storage.errors import CorruptObject, ManifestConflict, ObjectNotFound
 from storage.keys import Json, bytes_key, canonical_json
-from storage.objects import Objects
+from storage.objects import Objects, is_key
 
-__all__ = ["MANIFEST_NAME", "FileEntry", "Manifest", "publish", "read_manifest", "verify_manifest", "write_once"]
+__all__ = [
+    "MANIFEST_NAME",
+    "FileEntry",
+    "Manifest",
+    "delete_outputs",
+    "publish",
+    "read_manifest",
+    "verify_manifest",
+    "write_once",
+]
 
 MANIFEST_NAME = "manifest.json"
 """Key of the manifest below the output's prefix."""
@@ -99,6 +108,12 @@ class Manifest:
             if entry.path == path:
                 return entry
         raise KeyError(path)
+
+
+def delete_outputs(objects: Objects, keys: Sequence[str]) -> None:
+    """Removes files of outputs, manifests first: without its own, what is left of one is never taken for whole."""
+    for is_manifest in (True, False):
+        objects.delete_many([key for key in keys if (key.rpartition("/")[2] == MANIFEST_NAME) is is_manifest])
 
 
 def write_once(objects: Objects, key: str, data: bytes) -> None:
@@ -197,6 +212,8 @@ def _file_entry(value: Mapping[str, object]) -> FileEntry:
         raise TypeError("a file entry has a field of another type")
     if rows is not None and not isinstance(rows, int):
         raise TypeError("rows of a file entry is no integer")
+    if not is_key(path):
+        raise ValueError(f"not a manifest: expected files below it, got {path!r}")
     return FileEntry(path, size_bytes, sha256, rows)
 
 

@@ -6,8 +6,9 @@ code trusts what it is given, though, so counts and polygons are checked here fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -318,6 +319,22 @@ def _counts_of_rle(segmentation: Mapping[object, object], height: int, width: in
     return runs
 
 
+class _Polygon(NamedTuple):
+    """A polygon that was checked, and how far it reaches."""
+
+    numbers: Sequence[int | float]
+    """x, y alternating, px."""
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    @property
+    def points(self) -> _Points:
+        """Its corners."""
+        return np.array(self.numbers, np.float64).reshape(-1, 2)
+
+
 def _from_polygons(segmentation: Sequence[object], height: int, width: int) -> Mask:
     if not segmentation:
         raise MaskError(RejectReason.MASK_EMPTY, "no polygons")
@@ -325,7 +342,7 @@ def _from_polygons(segmentation: Sequence[object], height: int, width: int) -> M
     inside = [polygon for polygon in polygons if _touches(polygon, height, width)]
     if not inside:
         raise MaskError(RejectReason.MASK_OUTSIDE_IMAGE, f"no polygon touches the image of {height}x{width} px")
-    parts = coco.frPyObjects([_tame(polygon, height, width).ravel() for polygon in inside], height, width)
+    parts = coco.frPyObjects([_tame(polygon, height, width) for polygon in inside], height, width)
     merged = cast("dict[str, bytes]", parts[0] if len(parts) == 1 else coco.merge(parts))
     # What pycocotools rasterises and merges by itself is in canonical form.
     if not coco.area(merged):
@@ -333,34 +350,40 @@ def _from_polygons(segmentation: Sequence[object], height: int, width: int) -> M
     return Mask(height, width, merged["counts"])
 
 
-def _polygon(value: object, index: int) -> _Points:
+def _polygon(value: object, index: int) -> _Polygon:
     if not isinstance(value, list | tuple):
         raise _invalid(f"polygon {index}: expected a list of numbers, got {type(value).__name__}")
-    numbers = cast("Sequence[object]", value)
+    numbers = cast("Sequence[int | float]", value)
     if len(numbers) < 6 or len(numbers) % 2:
         raise _invalid(f"polygon {index}: expected an even count of at least 6 numbers, got {len(numbers)}")
     for kind in set(map(type, numbers)) - {int, float}:
         if kind is bool or not issubclass(kind, int | float):
             raise _invalid(f"polygon {index}: expected numbers, got {kind.__name__}")
-    try:
-        points = np.array(numbers, np.float64).reshape(-1, 2)
-    except OverflowError:  # an integer of more than 308 digits
-        points = np.full((1, 2), np.inf)
-    if not (np.abs(points) < _MAX_COORDINATE).all():  # nor NaN
+    # Some fifty numbers: numpy would take longer to begin than Python takes for all of them.
+    polygon = _Polygon(numbers, min(numbers[::2]), max(numbers[::2]), min(numbers[1::2]), max(numbers[1::2]))
+    # Of NaN alone no sum is a number; what is smallest among it says nothing.
+    if not (_are_small(polygon) and math.isfinite(sum(numbers))):
         raise _invalid(f"polygon {index}: a coordinate that is not finite, or beyond {_MAX_COORDINATE:g}")
-    return points
+    return polygon
 
 
-def _touches(points: _Points, height: int, width: int) -> bool:
-    (x_low, y_low), (x_high, y_high) = points.min(axis=0), points.max(axis=0)
-    if x_high <= 0 or x_low >= width or y_high <= 0 or y_low >= height:
+def _are_small(polygon: _Polygon) -> bool:
+    low, high = min(polygon.x_low, polygon.y_low), max(polygon.x_high, polygon.y_high)
+    return low > -_MAX_COORDINATE and high < _MAX_COORDINATE
+
+
+def _touches(polygon: _Polygon, height: int, width: int) -> bool:
+    if polygon.x_high <= 0 or polygon.x_low >= width or polygon.y_high <= 0 or polygon.y_low >= height:
         return False
+    if polygon.x_low >= 0 and polygon.x_high <= width and polygon.y_low >= 0 and polygon.y_high <= height:
+        return True
+    points = polygon.points
     if ((points > 0) & (points < (width, height))).all(axis=1).any():
         return True
     return bool(len(_clip(points, 0.0, 0.0, float(width), float(height))))
 
 
-def _tame(points: _Points, height: int, width: int) -> _Points:
+def _tame(polygon: _Polygon, height: int, width: int) -> Sequence[int | float] | npt.NDArray[np.float64]:
     """The polygon as it is, or, if it reaches far out, cut off well outside the image.
 
     pycocotools walks along every edge pixel by pixel, so that a coordinate of 1e9 would exhaust
@@ -368,7 +391,9 @@ def _tame(points: _Points, height: int, width: int) -> _Points:
     are cut.
     """
     margin = _FAR_PX + max(height, width)
-    return points if np.abs(points).max() <= margin else _clip(points, -margin, -margin, margin, margin)
+    if max(-polygon.x_low, polygon.x_high, -polygon.y_low, polygon.y_high) <= margin:
+        return polygon.numbers
+    return _clip(polygon.points, -margin, -margin, margin, margin).ravel()
 
 
 def _clip(polygon: _Points, x0: float, y0: float, x1: float, y1: float) -> _Points:

@@ -12,61 +12,34 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import obstore
 from obstore import exceptions
-from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore, MemoryStore, S3Store
 
 from storage import local_files
 from storage.errors import CorruptObject, InfrastructureError, ObjectNotFound, UsageError
+from storage.object_clients import Repeats, locate, store_of
+from storage.store_failures import is_trouble, our_error
+from storage.traffic import note_traffic
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+    from obstore.store import ObjectStore
 
-__all__ = ["NewObject", "ObjectInfo", "Objects"]
+__all__ = ["NewObject", "ObjectInfo", "Objects", "is_key"]
 
-_RETRY: RetryConfig = {
-    "max_retries": 8,
-    "retry_timeout": timedelta(seconds=120),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
-}
-_TIMEOUTS: ClientConfig = {
-    "connect_timeout": timedelta(seconds=10),
-    "read_timeout": timedelta(seconds=60),
-    # A whole request: a 64 MiB shard at 2 Mbit/s.
-    "timeout": timedelta(seconds=300),
-}
-_S3_ENVIRONMENT = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL"
-_S3_CREDENTIALS = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_SKIP_SIGNATURE",
-)
-_ENVIRONMENT = {
-    "s3": _S3_ENVIRONMENT,
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY",
-}
-_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY")
 _BUFFER_BYTES = 2**20
 _COALESCE_BYTES = 256 * 1024  # ranges closer than this come in one request
-_ALIASES = {"s3a": "s3", "gcs": "gs", "azure": "az", "abfs": "az", "abfss": "az", "adl": "az"}
+_PAGE_OBJECTS = 1000
+"""What a listing brings at most with one request."""
 
 # Named here because inside the class `list` is the method.
 _Pieces: TypeAlias = list[bytes]
-
-_STORES: dict[tuple[object, ...], ObjectStore] = {}
-_STORES_LOCK = threading.Lock()
+_Buffer = TypeVar("_Buffer", bytes, memoryview)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,120 +50,6 @@ class ObjectInfo:
     size_bytes: int
     modified_s: float = field(default=0.0, compare=False)
     """When it was written, by the store's clock, in seconds since 1970."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Location:
-    scheme: str
-    """`file`, `memory`, `s3`, `gs`, `az`, `https` or `http`."""
-    root: str
-    """Folder, bucket or account/container; the part that a client is opened for."""
-    prefix: str
-    """Path of every key below the root, without slashes at its ends."""
-
-
-def _locate(url: str) -> _Location:
-    parts = urlsplit(url)
-    scheme = _ALIASES.get(parts.scheme, parts.scheme)
-    path = parts.path.strip("/")
-    if "://" not in url or scheme == "file":
-        folder = unquote(parts.path) if "://" in url else os.path.expanduser(url)
-        if not folder or parts.netloc not in ("", "localhost"):
-            raise UsageError(f"storage URL {url!r}: expected a local path or file:///folder")
-        return _Location("file", os.path.abspath(folder), "")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise UsageError("storage URL: no user, password, query or fragment allowed; credentials come from AWS_*")
-    if scheme == "memory":
-        return _Location(scheme, parts.netloc, path)
-    if not parts.netloc:
-        what = "host" if scheme.startswith("http") else "bucket"
-        raise UsageError(f"storage URL {url!r}: expected a {what} after {parts.scheme}://")
-    if scheme in ("s3", "gs", "https", "http"):
-        return _Location(scheme, parts.netloc, path)
-    if scheme == "az" and path:
-        container, _, prefix = path.partition("/")
-        return _Location(scheme, f"{parts.netloc}/{container}", prefix)
-    raise UsageError(
-        f"storage URL {url!r}: expected a local path, file://, memory://, s3://bucket, gs://bucket, "
-        "az://account/container or https://host"
-    )
-
-
-def _new_store(location: _Location) -> ObjectStore:
-    if location.scheme == "file":
-        return LocalStore(location.root, mkdir=True)
-    if location.scheme == "memory":
-        return MemoryStore()
-    if location.scheme == "gs":
-        return GCSStore(location.root, client_options=_TIMEOUTS, retry_config=_RETRY)
-    if location.scheme == "az":
-        account, container = location.root.split("/")
-        return AzureStore(container, account_name=account, client_options=_TIMEOUTS, retry_config=_RETRY)
-    if location.scheme in ("https", "http"):
-        web = _TIMEOUTS.copy()
-        web["allow_http"] = location.scheme == "http"
-        return HTTPStore(f"{location.scheme}://{location.root}", client_options=web, retry_config=_RETRY)
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    options = _TIMEOUTS.copy()
-    if endpoint is None:
-        return S3Store(location.root, client_options=options, retry_config=_RETRY)
-    if not any(os.environ.get(name) for name in _S3_CREDENTIALS):
-        # Otherwise the client would look for an instance's role on the network for minutes.
-        raise InfrastructureError(
-            f"open s3://{location.root}: AWS_ENDPOINT_URL is set but no credentials are; set {_S3_ENVIRONMENT}"
-        )
-    options["allow_http"] = endpoint.startswith("http://")
-    return S3Store(
-        location.root,
-        endpoint=endpoint,
-        virtual_hosted_style_request=False,
-        client_options=options,
-        retry_config=_RETRY,
-    )
-
-
-def _store_of(location: _Location) -> ObjectStore:
-    """One client per root and environment, so that children share connections."""
-    settings = ()
-    if location.scheme == "s3":
-        settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    key = (location.scheme, location.root, settings)
-    with _STORES_LOCK:
-        store = _STORES.get(key)
-        if store is None:
-            try:
-                store = _STORES[key] = _new_store(location)
-            except (exceptions.BaseError, OSError, ValueError) as error:
-                raise _failure(error, f"{location.scheme}://{location.root}", location.scheme, "open") from None
-        return store
-
-
-def _summary(error: BaseException) -> str:
-    text = str(error).partition("\n")[0].strip()
-    for name in _SECRETS:
-        value = os.environ.get(name)
-        if value:
-            text = text.replace(value, f"<{name}>")
-    return text[:500]
-
-
-def _failure(error: BaseException, url: str, scheme: str, action: str) -> InfrastructureError:
-    """Our error for one of obstore's: what was done, where, and what to do about it."""
-    text, full = _summary(error), str(error)
-    variables = _ENVIRONMENT.get(scheme, "")
-    if "NoSuchBucket" in full or "bucket does not exist" in full:
-        return InfrastructureError(f"{action} {url}: the bucket doesn't exist; create it or correct the URL")
-    if isinstance(error, FileNotFoundError):
-        return ObjectNotFound(f"{action} {url}: no such object; run the stage that writes it, or correct the URL")
-    if scheme == "file":
-        return InfrastructureError(f"{action} {url}: {text}; check permissions and free space")
-    if "169.254." in full or "metadata" in text.lower() or "credential" in text.lower():
-        return InfrastructureError(f"{action} {url}: no credentials found; set {variables} ({text})")
-    if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-        return InfrastructureError(f"{action} {url}: access refused; check {variables} and the rights on it ({text})")
-    if "kind: Connect" in full or "error sending request" in full:
-        return InfrastructureError(f"{action} {url}: endpoint unreachable; check AWS_ENDPOINT_URL and network ({text})")
-    return InfrastructureError(f"{action} {url}: {text}; if it persists check {variables or 'the URL'}")
 
 
 class Objects:
@@ -215,7 +74,7 @@ class Objects:
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
         text = os.fspath(url)
-        self._location = _locate(text)
+        self._location = locate(text)
         self.url = self._location.root if self._location.scheme == "file" else text.rstrip("/")
 
     @classmethod
@@ -238,7 +97,7 @@ class Objects:
     @property
     def can_list(self) -> bool:
         """Whether `list` works; a web server has no listing."""
-        return self._location.scheme not in ("https", "http")
+        return not self._location.scheme.startswith("http")
 
     @property
     def local_path(self) -> Path | None:
@@ -258,19 +117,21 @@ class Objects:
             InfrastructureError: the store can't be reached or refuses.
         """
         store, path = self._readable(key)
+        self._note("get")
         try:
-            return bytes(obstore.get(store, path).bytes())
+            return self._taken(bytes(obstore.get(store, path).bytes()))
         except (exceptions.BaseError, OSError, ValueError) as error:
             raise self.failure(error, key, "read") from None
 
     def read_buffer(self, key: str) -> memoryview:
         """All bytes of an object without a copy behind the read; see `read_buffers`, raises as `read`."""
         store, path = self._readable(key)
+        self._note("get")
         try:
             if self._location.scheme == "file":
                 local = os.path.join(self._location.root, path)
-                return next(local_files.read_buffers(local, [(0, os.stat(local).st_size)]))
-            return memoryview(obstore.get(store, path).bytes())
+                return self._taken(next(local_files.read_buffers(local, [(0, os.stat(local).st_size)])))
+            return self._taken(memoryview(obstore.get(store, path).bytes()))
         except (exceptions.BaseError, OSError, EOFError, ValueError) as error:
             raise self.failure(error, key, "read") from None
 
@@ -301,7 +162,10 @@ class Objects:
         """
         if self._location.scheme == "file":
             try:
-                yield from local_files.read_buffers(f"{self._location.root}/{self._path(key)}", ranges, allocators)
+                local = f"{self._location.root}/{self._path(key)}"
+                for buffer in local_files.read_buffers(local, ranges, allocators):
+                    self._note("get")
+                    yield self._taken(buffer)
             except EOFError:
                 self._check_extent(key, ranges)
                 raise CorruptObject(f"{self.url}/{key}: was cut off while it was read; rewrite it") from None
@@ -315,6 +179,7 @@ class Objects:
         wanted = _coalesced([span for span in ranges if span[1] > 0])
         if not wanted:
             return [memoryview(b"")] * len(ranges)
+        self._note("get", len(wanted))
         try:
             # Merged here, since obstore panics where a range that it merged lies past the end.
             buffers = obstore.get_ranges(
@@ -324,9 +189,9 @@ class Objects:
                 lengths=[length for _, length in wanted],
                 coalesce=0,
             )
-            found = [memoryview(buffer) for buffer in buffers]
+            found = [self._taken(memoryview(buffer)) for buffer in buffers]
         except (exceptions.BaseError, OSError, ValueError) as error:
-            if not isinstance(error, FileNotFoundError):
+            if not isinstance(error, FileNotFoundError) and not is_trouble(error):
                 self._check_extent(key, wanted)
             raise self.failure(error, key, "read") from None
         if [len(data) for data in found] != [length for _, length in wanted]:
@@ -340,11 +205,21 @@ class Objects:
             pieces.append(found[group][offset : offset + length] if length > 0 else memoryview(b""))
         return pieces
 
-    def open_file(self, key: str) -> io.BufferedIOBase:
-        """An object as a seekable binary file, which reads a megabyte at a time; close it.
+    def open_file(
+        self, key: str, size_bytes: int | None = None, read_ahead_bytes: int = _BUFFER_BYTES
+    ) -> io.BufferedIOBase:
+        """An object as a seekable binary file; close it.
+
+        A small one of an object store comes by one request.
+
+        Args:
+            key: of the object.
+            size_bytes: its size, if the caller knows it; of a large one no byte is then read before it is asked for.
+            read_ahead_bytes: fetched at least by a request of a large one; 1: what is asked for and no more.
 
         Raises:
             ObjectNotFound: no such object.
+            CorruptObject: it isn't of the size that was given; told where it is noticed.
             InfrastructureError: the store can't be reached or refuses; while it is read, too.
         """
         if self._location.scheme == "file":
@@ -352,7 +227,26 @@ class Objects:
                 return Path(self._location.root, self._path(key)).open("rb")
             except OSError as error:
                 raise self.failure(error, key, "read") from None
-        return io.BufferedReader(_ObjectFile(self, key, self.size(key)), _BUFFER_BYTES)
+        if size_bytes is not None and size_bytes > _BUFFER_BYTES:
+            return io.BufferedReader(_ObjectFile(self, key, size_bytes), read_ahead_bytes)
+        data, found_bytes = self._beginning(key)
+        if size_bytes not in (None, found_bytes):
+            raise CorruptObject(f"{self.url}/{key}: expected {size_bytes} bytes, found {found_bytes}; rewrite it")
+        if len(data) == found_bytes:
+            return io.BytesIO(data)
+        return io.BufferedReader(_ObjectFile(self, key, found_bytes, data), read_ahead_bytes)
+
+    def _beginning(self, key: str) -> tuple[bytes, int]:
+        """The first bytes of an object, at most as many as are read at a time, and how many it has."""
+        store, path = self._readable(key)
+        self._note("get")
+        try:
+            found = obstore.get(store, path, options={"range": (0, _BUFFER_BYTES)})
+            return self._taken(bytes(found.bytes())), found.meta["size"]
+        except (exceptions.BaseError, OSError, ValueError) as error:
+            if not isinstance(error, FileNotFoundError) and not is_trouble(error) and self.size(key) == 0:
+                return b"", 0  # S3 answers a range of an empty object with 416
+            raise self.failure(error, key, "read") from None
 
     def copy(self, key: str, source: Objects, source_key: str) -> bool:
         """Makes an object a copy of one elsewhere, unless one is there; within one store no bytes travel.
@@ -366,6 +260,7 @@ class Objects:
         """
         if self._location.scheme == "file" and source.local_path is not None:
             try:
+                self._note("copy")
                 return local_files.link(
                     str(source.local_path / source._path(source_key)), f"{self._location.root}/{self._path(key)}"
                 )
@@ -377,6 +272,7 @@ class Objects:
             if self.exists(key):
                 return False
             try:
+                self._note("copy")
                 obstore.copy(store, source_path, path)
             except (exceptions.BaseError, OSError, ValueError) as error:
                 raise source.failure(error, source_key, "copy") from None
@@ -388,20 +284,40 @@ class Objects:
         store, path = self._readable(key)
         if length <= 0:
             return b""
+        self._note("get")
         try:
-            return bytes(obstore.get(store, path, options={"range": {"suffix": length}}).bytes())
+            return self._taken(bytes(obstore.get(store, path, options={"range": {"suffix": length}}).bytes()))
         except (exceptions.BaseError, OSError, ValueError) as error:
-            if not isinstance(error, FileNotFoundError) and self.size(key) == 0:
+            if not isinstance(error, FileNotFoundError) and not is_trouble(error) and self.size(key) == 0:
                 return b""  # S3 answers a suffix range of an empty object with 416
             raise self.failure(error, key, "read") from None
 
     def size(self, key: str) -> int:
         """Size of an object in bytes; raises ObjectNotFound."""
+        return self.info(key).size_bytes
+
+    def info(self, key: str) -> ObjectInfo:
+        """Size of an object and when it was written; raises ObjectNotFound."""
         store, path = self._readable(key)
+        self._note("head")
         try:
-            return obstore.head(store, path)["size"]
-        except (exceptions.BaseError, OSError, ValueError) as error:
+            meta = obstore.head(store, path)
+            return ObjectInfo(key, meta["size"], meta["last_modified"].timestamp())
+        except FileNotFoundError as error:
             raise self.failure(error, key, "look up") from None
+        except (exceptions.BaseError, OSError, ValueError) as error:
+            raise self.failure(self._told_why(error, store, path), key, "look up") from None
+
+    def _told_why(self, error: Exception, store: ObjectStore, path: str) -> Exception:
+        """The failure of a HEAD with the server's reason, which its answer had no room for: one byte is asked for."""
+        if is_trouble(error):
+            return error
+        self._note("get")
+        try:
+            obstore.get_range(store, path, start=0, length=1)
+        except (exceptions.BaseError, OSError, ValueError) as reason:
+            return reason
+        return error
 
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
@@ -414,28 +330,43 @@ class Objects:
     def create(self, key: str, data: bytes | bytearray) -> bool:
         """Writes an object unless one is there; atomic, never overwrites; `data` must not change afterwards.
 
-        A local file is flushed to the disk before it is there.
+        A local file is flushed to the disk before it is there. Where the answer of a store is lost, it is asked again.
 
         Returns:
             True: written. False: an object of that key exists already, whose bytes are unchanged.
         """
-        store, path = self._writable(key)
+        path = self._new_path(key)
+        self._note("put", written_bytes=len(data))
         try:
             if self._location.scheme == "file":
                 return local_files.create(os.path.join(self._location.root, path), data)
-            obstore.put(store, path, data, mode="create", use_multipart=False)
-        except exceptions.AlreadyExistsError:
-            return False
+            return self._create(path, data)
         except (exceptions.BaseError, OSError, ValueError) as error:
             raise self.failure(error, key, "create") from None
-        return True
+
+    def _create(self, path: str, data: bytes | bytearray) -> bool:
+        store, repeats = store_of(self._location, patient=False), Repeats()
+        while True:
+            try:
+                obstore.put(store, path, data, mode="create", use_multipart=False)
+            except exceptions.BaseError as error:
+                if not isinstance(error, exceptions.AlreadyExistsError) or is_trouble(error):
+                    repeats.wait(error)
+                    continue
+                if not repeats.num:
+                    return False
+                # An answer was lost on its way: what stands there may be what was written then.
+                self._note("get")
+                return bytes(obstore.get(store_of(self._location), path).bytes()) == data
+            else:
+                return True
 
     def new(self, key: str) -> NewObject:
         """An object that is given piece by piece and then created as `create` does it.
 
         The pieces of a local file go to the disk at once; those of others are kept until the end.
         """
-        _, path = self._writable(key)
+        path = self._new_path(key)
         if self._location.scheme != "file":
             return NewObject(self, key, None)
         try:
@@ -446,6 +377,7 @@ class Objects:
     def put(self, key: str, data: bytes) -> None:
         """Writes or overwrites an object. For records of a run; outputs are made with `create`."""
         store, path = self._writable(key)
+        self._note("put", written_bytes=len(data))
         try:
             obstore.put(store, path, data, use_multipart=False)
         except (exceptions.BaseError, OSError, ValueError) as error:
@@ -453,13 +385,33 @@ class Objects:
 
     def delete(self, key: str) -> None:
         """Removes an object; one that isn't there is fine."""
-        store, path = self._writable(key)
-        try:
-            obstore.delete(store, path)
-        except FileNotFoundError:
+        self._delete_together([key])
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Removes objects, of S3 a thousand by one request, in which their order isn't kept; absent ones are fine."""
+        if self._location.scheme in ("file", "memory"):
+            for key in keys:
+                self.delete(key)
             return
+        for start in range(0, len(keys), _PAGE_OBJECTS):
+            self._delete_together(keys[start : start + _PAGE_OBJECTS])
+
+    def _delete_together(self, keys: Sequence[str]) -> None:
+        paths = [self._new_path(key) for key in keys]
+        self._note("delete", 1 if self._location.scheme == "s3" else len(keys))
+        try:
+            store, repeats = store_of(self._location, patient=False), Repeats()
+            while True:
+                try:
+                    obstore.delete(store, paths)
+                except exceptions.BaseError as error:
+                    repeats.wait(error)
+                else:
+                    return
         except (exceptions.BaseError, OSError, ValueError) as error:
-            raise self.failure(error, key, "delete") from None
+            failure = self.failure(error, keys[0], "delete")
+            if not isinstance(failure, ObjectNotFound):
+                raise failure from None
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Objects below the folder `prefix` (whole path segments), sorted by key.
@@ -470,18 +422,40 @@ class Objects:
 
     def iterate(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """As `list`, while the store answers and in its order, which for object stores is by key: none are gathered."""
-        if self._location.scheme == "file" and not os.path.isdir(self._location.root):
-            return
-        if self._location.scheme in ("https", "http"):
-            raise UsageError(f"{self.url}: a web server can't be listed; give the object store behind it")
-        base = self._path(prefix.rstrip("/")) if prefix.rstrip("/") else self._location.prefix
+        base = self._listed(prefix)
         skip = len(self._location.prefix) + 1 if self._location.prefix else 0
+        num_found = 0
+        if base is not None:
+            self._note("list")
         try:
-            for chunk in obstore.list(_store_of(self._location), prefix=base or None):
+            for chunk in [] if base is None else obstore.list(store_of(self._location), prefix=base or None):
                 for meta in chunk:
+                    if num_found and num_found % _PAGE_OBJECTS == 0:
+                        self._note("list")
+                    num_found += 1
                     yield ObjectInfo(meta["path"][skip:], meta["size"], meta["last_modified"].timestamp())
         except (exceptions.BaseError, OSError, ValueError) as error:
             raise self.failure(error, prefix, "list") from None
+
+    def folders(self, prefix: str = "") -> Sequence[str]:
+        """Names of the folders right below the folder `prefix`, sorted; a request per thousand, not a look into any."""
+        base = self._listed(prefix)
+        if base is None:
+            return []
+        self._note("list")
+        try:
+            found = obstore.list_with_delimiter(store_of(self._location), prefix=base or None)["common_prefixes"]
+        except (exceptions.BaseError, OSError, ValueError) as error:
+            raise self.failure(error, prefix, "list") from None
+        return sorted(path.rpartition("/")[2] for path in found)
+
+    def _listed(self, prefix: str) -> str | None:
+        """The path to list, "" for the root; None: there is nothing."""
+        if not self.can_list:
+            raise UsageError(f"{self.url}: a web server can't be listed; give the object store behind it")
+        if self._location.scheme == "file" and not os.path.isdir(self._location.root):
+            return None
+        return self._path(prefix.rstrip("/")) if prefix.rstrip("/") else self._location.prefix
 
     def _path(self, key: str) -> str:
         _check_key(key)
@@ -492,16 +466,28 @@ class Objects:
         # Opening a local store makes its folder, which mere reading must not do.
         if self._location.scheme == "file" and not os.path.isdir(self._location.root):
             raise self.failure(FileNotFoundError(), key, "read")
-        return _store_of(self._location), path
+        return store_of(self._location), path
 
     def _writable(self, key: str) -> tuple[ObjectStore, str]:
+        path = self._new_path(key)
+        return store_of(self._location), path
+
+    def _new_path(self, key: str) -> str:
         if self._location.scheme in ("https", "http"):
             raise UsageError(f"{self.url}/{key}: https:// is read-only; write through the object store behind it")
-        return _store_of(self._location), self._path(key)
+        return self._path(key)
+
+    def _note(self, kind: str, requests: int = 1, written_bytes: int = 0) -> None:
+        note_traffic(self._location.scheme, kind, requests, written_bytes=written_bytes)
+
+    def _taken(self, data: _Buffer) -> _Buffer:
+        """Counts what a request has brought."""
+        note_traffic(self._location.scheme, "get", 0, read_bytes=len(data))
+        return data
 
     def failure(self, error: BaseException, key: str, action: str) -> InfrastructureError:
         """Our error for one of the store's, about one object; raised by whoever caught it."""
-        return _failure(error, f"{self.url}/{key}", self._location.scheme, action)
+        return our_error(error, f"{self.url}/{key}", self._location.scheme, action)
 
     def _check_extent(self, key: str, ranges: Sequence[tuple[int, int]]) -> None:
         size_bytes = self.size(key)
@@ -536,6 +522,7 @@ class NewObject:
         """Creates the object; returns as `Objects.create`, raises InfrastructureError."""
         if self._file is None:
             return self._objects.create(self._key, self._data)
+        note_traffic("file", "put", written_bytes=self.size_bytes)
         try:
             return self._file.finish()
         except OSError as error:
@@ -543,10 +530,11 @@ class NewObject:
 
 
 class _ObjectFile(io.RawIOBase):
-    """An object of a remote store as a raw file; every read is a request."""
+    """An object of a remote store as a raw file; every read is a request, but of the beginning where it is known."""
 
-    def __init__(self, objects: Objects, key: str, size: int) -> None:
+    def __init__(self, objects: Objects, key: str, size: int, beginning: bytes = b"") -> None:
         self._objects, self._key, self._size, self._place = objects, key, size, 0
+        self._beginning = beginning
 
     def readable(self) -> bool:
         return True
@@ -563,6 +551,11 @@ class _ObjectFile(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        if self._place < len(self._beginning):
+            known = self._beginning[self._place : self._place + len(buffer)]
+            buffer[: len(known)] = known
+            self._place += len(known)
+            return len(known)
         length = min(len(buffer), max(self._size - self._place, 0))
         if length:
             buffer[:length] = self._objects.read_range(self._key, self._place, length)
@@ -570,8 +563,18 @@ class _ObjectFile(io.RawIOBase):
         return length
 
 
+def is_key(text: str) -> bool:
+    """Whether a text can be an object's key, which never leads out of the prefix above it.
+
+    >>> [is_key(text) for text in ("a/b.json", "../b.json", "/etc/passwd", "a//b", "")]
+    [True, False, False, False, False]
+    """
+    is_plain = all(segment not in ("", ".", "..") for segment in text.split("/"))
+    return is_plain and "\\" not in text and "\0" not in text
+
+
 def _check_key(key: str) -> None:
-    if not key or any(segment in ("", ".", "..") for segment in key.split("/")) or "\\" in key or "\0" in key:
+    if not is_key(key):
         raise UsageError(f"object key {key!r}: expected path segments separated by single slashes, none of them `..`")
 
 

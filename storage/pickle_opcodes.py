@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+import re
 
-from storage.errors import UnsafePickle
+from storage.errors import SourceError, UnsafePickle
 
-__all__ = ["MALFORMED_PICKLE", "check_opcodes"]
+__all__ = ["MALFORMED_PICKLE", "check_opcodes", "refused_tensors", "told_by_torch"]
 
 MALFORMED_PICKLE = (
     pickle.UnpicklingError,
@@ -22,6 +23,42 @@ MALFORMED_PICKLE = (
     RecursionError,
 )
 """What an unpickler raises on bytes that are no whole pickle."""
+
+
+_REFUSED = re.compile(r"\bGLOBAL (\S+)")
+
+
+def refused_tensors(error: pickle.UnpicklingError, where: str, remedy: str, asker: str = "it") -> SourceError:
+    """Our error for a file of tensors that torch refuses, or can't make sense of.
+
+    Torch's own text advises to load the file with the guard off, and isn't passed on.
+
+    Args:
+        error: torch's.
+        where: the file, or what it belongs to.
+        remedy: what to do about one that asks for more than tensors.
+        asker: how the message names what asks for more.
+    """
+    wanted = _wanted(error)
+    if wanted is None:
+        return SourceError(f"{where}: expected tensors, it can't be read; download it again")
+    return UnsafePickle(
+        f"{where}: expected tensors alone, but {asker} asks for {wanted}; nothing of it was run. {remedy}"
+    )
+
+
+def told_by_torch(error: Exception) -> str:
+    """What loading a model raised, in one line and without torch's advice, see `refused_tensors`."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return str(error).partition("\n")[0]
+    wanted = _wanted(error)
+    return "a damaged file" if wanted is None else f"it asks for {wanted}"
+
+
+def _wanted(error: pickle.UnpicklingError) -> str | None:
+    """The name that a file asked for beside tensors, such as `posix.system`; None: it is damaged."""
+    found = _REFUSED.search(str(error))
+    return None if found is None else found[1]
 
 
 def _opcode_sizes() -> tuple[list[int], list[int], set[int]]:
@@ -48,6 +85,9 @@ _PUT = ord("p")
 _LONG_BINPUT = ord("r")
 _EXTENSIONS = frozenset(b"\x82\x83\x84")
 _STOP = ord(".")
+_SPECIAL = {_STOP, _PUT, _LONG_BINPUT, *_EXTENSIONS, *_LINES}
+# Nearly all opcodes of nearly all pickles: all that is to be known of them is how long they are. Unknown ones give 0.
+_PLAIN = [0 if code in _SPECIAL or _PREFIX[code] else 1 + _FIXED[code] for code in range(256)]
 
 
 def check_opcodes(data: bytes, file_name: str) -> None:
@@ -63,31 +103,38 @@ def check_opcodes(data: bytes, file_name: str) -> None:
         EOFError: a line without end.
     """
     position, end = 0, len(data)
-    fixed, prefix, lines = _FIXED, _PREFIX, _LINES
+    plain, prefix = _PLAIN, _PREFIX
     while position < end:
         code = data[position]
-        position += 1
-        if code == _STOP:
+        if plain[code]:
+            position += plain[code]
+        elif prefix[code]:
+            start = position + 1 + prefix[code]
+            position = start + int.from_bytes(data[position + 1 : start], "little")
+        elif code == _STOP:
             return
-        size = fixed[code]
-        if size < 0:
-            raise ValueError(f"unknown opcode {code:#04x} at byte {position - 1}")
-        if prefix[code]:
-            width = prefix[code]
-            size = width + int.from_bytes(data[position : position + width], "little")
-        elif code in lines:
-            stop = position
-            for _ in range(2 if code in _TWO_LINES else 1):
-                stop = data.find(b"\n", stop) + 1
-                if not stop:
-                    raise EOFError(f"line without end at byte {position}")
-            size = stop - position
-        if code in (_PUT, _LONG_BINPUT):
-            argument = data[position : position + size]
-            index = int(argument) if code == _PUT else int.from_bytes(argument, "little")
-            if index > end:
-                raise ValueError(f"memo index {index} in a file of {end} bytes")
-        elif code in _EXTENSIONS:
-            raise UnsafePickle(f"{file_name}: expected plain data, but it asks for a registered extension; refused")
-        position += size
+        else:
+            position = _behind_special(data, position, file_name)
     raise EOFError("no STOP opcode")
+
+
+def _behind_special(data: bytes, start: int, file_name: str) -> int:
+    """Where an opcode ends that isn't known by its size alone."""
+    code, position = data[start], start + 1
+    if _FIXED[code] < 0:
+        raise ValueError(f"unknown opcode {code:#04x} at byte {start}")
+    if code in _EXTENSIONS:
+        raise UnsafePickle(f"{file_name}: expected plain data, but it asks for a registered extension; refused")
+    if code in _LINES:
+        for _ in range(2 if code in _TWO_LINES else 1):
+            position = data.find(b"\n", position) + 1
+            if not position:
+                raise EOFError(f"line without end at byte {start + 1}")
+    else:
+        position += _FIXED[code]
+    if code in (_PUT, _LONG_BINPUT):
+        argument = data[start + 1 : position]
+        index = int(argument) if code == _PUT else int.from_bytes(argument, "little")
+        if index > len(data):
+            raise ValueError(f"memo index {index} in a file of {len(data)} bytes")
+    return position

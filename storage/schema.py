@@ -33,7 +33,7 @@ __all__ = [
     "VisualPrompt",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a record or a stored layout changes meaning; part of every content key."""
 
 
@@ -110,6 +110,8 @@ class RejectReason(StrEnum):
     MASK_BORDER = "mask_border"
     MASK_DEGENERATE = "mask_degenerate"
     TEACHER_FAILED = "teacher_failed"
+    FORGOTTEN = "forgotten"
+    """On a picture that somebody has asked to remove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +125,16 @@ class Mask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
-    """A part of an image: its mask, the category if known, and the source's own id of it."""
+    """A part of an image: its mask, the category if known, and the source's own id of it.
+
+    `ignored` are pixels beside the mask of which the source doesn't say whether they belong to it: where masks are
+    compared with this one they count neither way.
+    """
 
     mask: Mask
     category: str | None = None
     source_id: str | None = None
+    ignored: Mask | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +243,7 @@ _REGION = pa.struct(
         pa.field("mask", _MASK, nullable=False),
         pa.field("category", pa.string()),
         pa.field("source_id", pa.string()),
+        pa.field("ignored", _MASK),
     ]
 )
 _PROMPT = pa.struct(

@@ -133,6 +133,13 @@ class ObjectStoreContract:
         assert not objects.exists("a")
         assert objects.create("a", b"2")
 
+    def test_delete_many(self, objects: Objects) -> None:
+        for key in ("a", "b/1", "b/2", "c"):
+            objects.create(key, b"1")
+        objects.delete_many(["b/2", "absent", "a", "b/absent/too"])
+        assert [info.key for info in objects.list()] == ["b/1", "c"]
+        objects.delete_many([])
+
     def test_list_is_sorted_and_by_whole_segments(self, objects: Objects) -> None:
         assert list(objects.list()) == []
         assert list(objects.list("x")) == []
@@ -141,6 +148,16 @@ class ObjectStoreContract:
         assert [info.key for info in objects.list()] == ["top", "x/a/10", "x/a/2", "x/b", "xy/c"]
         assert list(objects.list("x")) == [ObjectInfo("x/a/10", 6), ObjectInfo("x/a/2", 5), ObjectInfo("x/b", 3)]
         assert [info.key for info in objects.list("x/")] == ["x/a/10", "x/a/2", "x/b"]
+
+    def test_folders_are_the_first_level(self, objects: Objects) -> None:
+        """Names of folders right below, each once; neither files nor what lies deeper."""
+        assert objects.folders() == objects.folders("a") == []
+        for key in ("a/b/1", "a/b/c/2", "a/d/3", "a/4", "ab/e/5"):
+            objects.create(key, b"")
+        assert objects.folders("a") == objects.folders("a/") == ["b", "d"]
+        assert objects.child("a").folders() == ["b", "d"]
+        assert objects.folders() == ["a", "ab"]
+        assert objects.folders("a/d") == []
 
     def test_list_of_many(self, objects: Objects) -> None:
         keys = [f"many/{number:04d}" for number in range(1100)]  # more than one page of S3

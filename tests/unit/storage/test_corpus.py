@@ -40,6 +40,7 @@ from storage.schema import (
     Turn,
     VisualPrompt,
 )
+from storage.traffic import traffic
 
 
 def _sample(number: int, image_id: str | None, **changed: object) -> Sample:
@@ -61,7 +62,10 @@ def _full_sample() -> Sample:
     return _sample(
         7,
         "i1",
-        regions=(Region(mask=mask, category="dog", source_id="3"), Region(mask=mask)),
+        regions=(
+            Region(mask=mask, category="dog", source_id="3"),
+            Region(mask=mask, ignored=encode_mask(np.ones((4, 5), bool))),
+        ),
         prompts=(
             VisualPrompt(kind=PromptKind.MASK, region=0),
             VisualPrompt(kind=PromptKind.BOX, region=1, box_xyxy_px=(0.0, 0.5, 3.25, 4.0)),
@@ -200,6 +204,60 @@ def test_keeps_the_row_groups_read_last_as_far_as_their_bytes_go(
     assert [corpus.image(images[number].image_id) for number in (0, 2, 3)] == [images[n] for n in (0, 2, 3)]
     with pytest.raises((CorruptObject, ObjectNotFound), match=r"images/1\.parquet"):
         corpus.image(images[1].image_id)
+
+
+def test_narrow_columns_are_read_without_the_pictures_between_them(objects: Objects) -> None:
+    images = [_image(number, 700_000) for number in range(25)]
+    corpus = _publish(objects, [write_images(objects, "0", images[:13]), write_images(objects, "1", images[13:])])
+    before = traffic()
+    table = corpus.image_table(["image_id", "height"])
+    asked = traffic().since(before)
+    assert table["image_id"].to_pylist() == [image.image_id for image in images]
+    # Of 17.5 million: two footers, thirteen row groups. Local files aren't counted.
+    assert sum(asked.read_bytes.values()) < 200_000
+    assert asked.requests.get(("memory", "get"), 0) < 30
+
+
+@pytest.mark.parametrize("kept_bytes", [2**20, 0])
+def test_images_by_their_rows(objects: Objects, monkeypatch: pytest.MonkeyPatch, kept_bytes: int) -> None:
+    """In the order of `images`, over files without rows, with footers kept or not."""
+    monkeypatch.setattr("storage.corpus_files._CACHED_FOOTER_BYTES", kept_bytes)
+    images = [_image(number, 700_000) for number in range(9)]
+    pieces = [images[:5], [], images[5:6], images[6:], []]
+    corpus = _publish(objects, [write_images(objects, str(number), piece) for number, piece in enumerate(pieces)])
+    monkeypatch.setattr(Corpus, "_image_rows", lambda self: pytest.fail("no table of all images is needed"))
+    order = [8, 0, 4, 5, 6, 0, 3]
+    assert corpus.images_at(order) == [images[row] for row in order]
+    assert corpus.images_at([]) == []
+    for row in (-1, 9):
+        with pytest.raises(IndexError, match=f"expected a row from 0 to 8, got {row}"):
+            corpus.images_at([row])
+
+
+def test_some_consecutive_rows(objects: Objects) -> None:
+    """Of both tables, over files and row groups, some of which are empty."""
+    images = [_image(number, 700_000) for number in range(9)]
+    pieces = [[], images[:5], [], images[5:6], images[6:], []]
+    samples = [_sample(number, f"i{number:03}") for number in range(9)]
+    files = [write_images(objects, str(number), piece) for number, piece in enumerate(pieces)]
+    files += [write_samples(objects, "0", samples[:4]), write_samples(objects, "1", samples[4:])]
+    corpus = _publish(objects, files)
+    assert (corpus.num_images, corpus.num_samples) == (9, 9)
+    tables = (corpus.image_table, ["image_id", "height"]), (corpus.sample_table, ["sample_id", "split"])
+    for read, columns in tables:
+        whole = read(columns)
+        for start in range(10):
+            for stop in range(start, 10):
+                assert read(columns, range(start, stop)).equals(whole.slice(start, stop - start))
+
+
+def test_of_some_rows_their_row_groups_are_read(objects: Objects) -> None:
+    images = [_image(number, 700_000) for number in range(25)]
+    corpus = _publish(objects, [write_images(objects, "0", images[:13]), write_images(objects, "1", images[13:])])
+    before = traffic()
+    corpus.image_table(["image_id", "height"], range(14, 16))
+    asked = traffic().since(before)
+    assert asked.requests.get(("memory", "get"), 0) <= 5  # a footer, two row groups of three pictures
 
 
 def test_an_empty_corpus(objects: Objects) -> None:

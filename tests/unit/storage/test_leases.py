@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,19 @@ def test_a_lease_dies_when_it_stands_unchanged(store: Objects) -> None:
     assert watcher.claim("plan", ["a"]) is not None
 
 
+def test_a_lease_lives_as_long_as_it_states_itself(store: Objects) -> None:
+    clock = Clock()
+    assert Leases(store, replace(NEVER, expires_after_s=100.0)).claim("plan", ["a"])
+    watcher = Leases(store, NEVER, clock)
+    (seen,) = watcher.others()
+    assert (seen.num_beats, seen.expires_after_s) == (1, 100.0)
+    assert datetime.fromisoformat(seen.since) <= datetime.now(UTC)
+    clock.now_s = 100
+    assert watcher.others()
+    clock.now_s = 101
+    assert not watcher.others()
+
+
 def test_a_heartbeat_keeps_it_alive(store: Objects) -> None:
     clock = Clock()
     with Leases(store, TIMES).claim("plan", ["a"]) or pytest.fail("free"):
@@ -137,7 +151,7 @@ def test_a_holder_taken_for_dead_leaves_its_successor_alone(store: Objects) -> N
 def test_of_two_that_claim_the_smaller_name_stays(store: Objects) -> None:
     """The larger one sees the smaller one claim, and the other way round."""
     claiming = Leases(store, NEVER)
-    rival = Lease(store, "b", 1e6)
+    rival = Lease(store, "b", NEVER)
     rival.begin(id_digests(["x"]))
     assert claiming.claim("c", ["x"]) is None
     looks: list[float] = []
@@ -152,7 +166,7 @@ def test_of_two_that_claim_the_smaller_name_stays(store: Objects) -> None:
 
 
 def test_who_claims_withdraws_from_one_that_turns_out_to_hold(store: Objects) -> None:
-    rival = Lease(store, "b", 1e6)
+    rival = Lease(store, "b", NEVER)
     rival.begin(id_digests(["x"]))
     assert Leases(store, NEVER, sleep=lambda seconds: rival.hold()).claim("a", ["x"]) is None
     assert [lease.name for lease in Leases(store, NEVER).others()] == ["b"]

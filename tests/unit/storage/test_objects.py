@@ -90,7 +90,7 @@ def test_local_trouble_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InfrastructureError, match=r"create .*file/a: .*check permissions and free space"):
         Objects.open(tmp_path).create("file/a", b"1")
-    with pytest.raises(InfrastructureError, match="open file://"):
+    with pytest.raises(InfrastructureError, match=r"create .*file/below/a: .*check permissions and free space"):
         Objects.open(tmp_path / "file" / "below").create("a", b"1")
 
 
@@ -99,10 +99,10 @@ def test_local_trouble_is_told(tmp_path: Path) -> None:
     [
         (exceptions.PermissionDeniedError("denied for AKIDVALUE"), "access refused; check AWS_ACCESS_KEY_ID"),
         (exceptions.UnauthenticatedError("who? AKIDVALUE"), "access refused; check AWS_ACCESS_KEY_ID"),
-        (exceptions.GenericError("PUT http://169.254.169.254/latest AKIDVALUE"), "no credentials found; set AWS_"),
+        (exceptions.GenericError("PUT http://169.254.169.254/latest AKIDVALUE"), "no credentials found, .*set AWS_"),
         (exceptions.GenericError("error sending request AKIDVALUE\nkind: Connect"), "endpoint unreachable"),
         (exceptions.GenericError("status 500 AKIDVALUE"), "if it persists check AWS_ACCESS_KEY_ID"),
-        (FileNotFoundError("NoSuchBucket AKIDVALUE"), "the bucket doesn't exist"),
+        (FileNotFoundError("<Code>NoSuchBucket</Code> AKIDVALUE"), "the bucket doesn't exist"),
     ],
 )
 def test_errors_of_s3_name_variables_never_values(

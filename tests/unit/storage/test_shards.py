@@ -184,3 +184,20 @@ def test_any_flipped_bit_is_found(data: st.DataObject) -> None:
     if not any(bad[spot] != good[spot] for spot in rejected):
         with pytest.raises(CorruptObject, match=r"checksum|trailer|needs|metadata block of"):
             read_all(bytes(bad))
+
+
+def test_a_chunk_that_would_unpack_to_more_than_its_row_is_refused_before_it_is_unpacked() -> None:
+    """Blosc trusts what a chunk says of its own size."""
+    codec = example_codec("klt", 2)
+    chunk = bytearray(codec.pack(np.zeros((2, 6), np.uint16)))
+    for claimed in (2**31 - 1, 25, 0):
+        chunk[4:8] = claimed.to_bytes(4, "little")
+        asked: list[int] = []
+
+        def allocate(size: int, asked: list[int] = asked) -> memoryview:
+            asked.append(size)
+            return memoryview(bytearray(size))
+
+        with pytest.raises(CorruptObject, match=f"expected a chunk that holds 24 bytes, found {claimed}"):
+            codec.unpack(memoryview(bytes(chunk)), 2, 6, allocate)
+        assert asked == []
