@@ -20,7 +20,8 @@ class CurationConfig(RecipeModel):
     """URL of the folder that every source without a root of its own is relative to."""
     parent: str | None = Field(default=None, json_schema_extra={"hashed": False})
     """URL of a corpus that is gone on from: its rows of source files that are as they were stay, work is done for the
-    others alone. Its key is hashed, not its place. Null: all is read."""
+    others alone. `latest`: of the corpora in the workspace that the same rules made, the one of which most rows can
+    stay. Its key is hashed, not its place, nor how it was found. Null: all is read."""
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     """The sources; each names its family by `kind`."""
     max_reject_share: float = Field(default=0.5, ge=0, le=1, json_schema_extra={"hashed": False})

@@ -15,12 +15,14 @@ import logging
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
+from pipelines.curation.accounts import check_account, counted_facts
 from pipelines.curation.cards import CARD_NAME, card_files, write_card
+from pipelines.curation.compaction import grouped_shards, publish_rejects
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.gathering import Sources, gather
 from pipelines.curation.intake import roots_of
@@ -34,19 +36,20 @@ from pipelines.curation.layers import (
     remake_shard,
     remakes_of,
     revived,
-    without_gone,
 )
 from pipelines.curation.leakage import check_sealed
 from pipelines.curation.parents import VERSION, Parent
-from pipelines.curation.settling import ShardCounts, describe_files, publish_file, settle_shard
-from pipelines.curation.shards import ShardContext, make_shard, plan_shards, shard_files
+from pipelines.curation.published import ShardCounts, describe_files, publish_file
+from pipelines.curation.settling import MadeShard, settle
+from pipelines.curation.shard_files import shard_files
+from pipelines.curation.shards import ShardContext, make_shard, plan_shards
 from pipelines.curation.workers import Here, Workers
 from pipelines.progress import NullProgress, Progress
-from storage.errors import CorruptObject, LeakingCorpus, ManifestConflict, TooManyRejects
+from storage.errors import LeakingCorpus, ManifestConflict, TooManyRejects
 from storage.keys import Json, content_key
-from storage.manifest import FileEntry, Manifest, publish, read_manifest
+from storage.manifest import Manifest, publish, read_manifest
 from storage.objects import Objects
-from storage.parquet_files import read_table
+from storage.retirement import retired_error
 from storage.schema import SCHEMA_VERSION, RejectReason
 
 __all__ = ["CARD_NAME", "VERSION", "CorpusTarget", "Here", "Workers", "curate_local", "curate_with", "curation_key",
@@ -55,7 +58,10 @@ __all__ = ["CARD_NAME", "VERSION", "CorpusTarget", "Here", "Workers", "curate_lo
 _STAGE = "curation"
 _WORK = "work"
 _AGAIN = "again"
-_WANTED = (RejectReason.LEAKAGE, RejectReason.IMAGE_DUPLICATE, RejectReason.EXPRESSION_DUPLICATE, RejectReason.FILTERED)
+_SHARDS_PER_TASK = 8
+"""Of those that are settled, most of which takes no longer than a task costs Ray."""
+_WANTED = (RejectReason.LEAKAGE, RejectReason.IMAGE_DUPLICATE, RejectReason.EXPRESSION_DUPLICATE, RejectReason.FILTERED,
+           RejectReason.FORGOTTEN)  # fmt: skip
 """Rejects that the recipe asks for: they don't tell of a bad source."""
 _LOG = logging.getLogger(__name__)
 
@@ -68,56 +74,64 @@ class CorpusTarget:
     """Its content key."""
     present: Objects | None
     """Where it is, if nothing is new: it is the parent."""
+    forgotten: frozenset[str] = frozenset()
+    """SHA-256 of pictures of its sources that somebody has asked to remove, so that it is made without them."""
+    before: str | None = None
+    """Key of the corpus that it would be with them."""
+    parent: str | None = None
+    """URL of the corpus that it goes on from."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """A shard that can be settled."""
-
-    name: str
-    objects: Objects
-    """Where its files lie."""
-    known: Mapping[str, FileEntry]
-    """Manifest entries of these, if they are the parent's."""
-    before: Objects | None
-    """The parent's prefix, if it has the shard."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Settled:
-    """What a shard has, and how many of its samples its parent hadn't, and the other way round."""
-
-    counts: ShardCounts
-    added: int
-    taken_out: int
-
-
-def find_target(config: CurationConfig, inputs: Mapping[str, str] | None = None) -> CorpusTarget:
+def find_target(
+    config: CurationConfig,
+    inputs: Mapping[str, str] | None = None,
+    forgotten: Collection[str] = (),
+    corpora: Objects | None = None,
+) -> CorpusTarget:
     """The content key of the corpus that a configuration gives, and whether its parent is that corpus.
 
     Args:
         config: what to curate.
         inputs: content keys of what the roots hold, where earlier stages wrote it (such as
-            `{"scenes": key}`); None, or with a parent: the sources' files and pictures are read and hashed, of which
-            a parent saves most.
+            `{"scenes": key}`); None, or with a parent, or with forgotten pictures: the sources' files and pictures are
+            read and hashed, of which a parent saves most.
+        forgotten: SHA-256 of pictures that somebody has asked to remove. They count if the sources have them.
+        corpora: where corpora lie, for `parent: latest`. Whoever then makes the corpus names the parent that was found.
 
     Raises:
         SourceError: a source file can't be used (only where they are read).
         ObjectNotFound: there is no parent where one is named.
+        UsageError: `parent: latest`, and nobody says where corpora lie.
     """
     located = config.with_roots()
-    if inputs is not None and located.parent is None:
+    if inputs is not None and located.parent is None and not forgotten:
         return CorpusTarget(_key(located, inputs), None)
     with tempfile.TemporaryDirectory() as folder:
-        sources = gather(located, Objects.open(folder), Here(), NullProgress())
+        sources = gather(located, Objects.open(folder), Here(), NullProgress(), forgotten, corpora)
+    parent = None if sources.parent is None else sources.parent.objects.url
     if sources.parent is not None and sources.is_parent:
-        return CorpusTarget(sources.parent.manifest.key, sources.parent.objects)
-    return CorpusTarget(_key(located, sources.hashed_inputs()), None)
+        return CorpusTarget(sources.parent.manifest.key, sources.parent.objects, parent=parent)
+    key = _key(located, _inputs_of(sources, inputs))
+    if not sources.forgotten:
+        return CorpusTarget(key, None, parent=parent)
+    before = _key(located, _inputs_of(sources, inputs, with_forgotten=True))
+    return CorpusTarget(key, None, frozenset(sources.forgotten.values()), before, parent)
 
 
-def curation_key(config: CurationConfig, inputs: Mapping[str, str] | None = None) -> str:
+def curation_key(
+    config: CurationConfig, inputs: Mapping[str, str] | None = None, forgotten: Collection[str] = ()
+) -> str:
     """The content key of the corpus that a configuration gives; see `find_target`."""
-    return find_target(config, inputs).key
+    return find_target(config, inputs, forgotten).key
+
+
+def _inputs_of(sources: Sources, inputs: Mapping[str, str] | None, with_forgotten: bool = False) -> Mapping[str, str]:
+    """What a corpus is made of: what earlier stages say, as far as that tells it, or what was read."""
+    if inputs is None or sources.config.parent is not None:
+        return sources.hashed_inputs(with_forgotten)
+    if not sources.forgotten or with_forgotten:
+        return inputs
+    return {**inputs, "forgotten": content_key(sorted(sources.forgotten.values()))}
 
 
 def curate_with(
@@ -126,6 +140,7 @@ def curate_with(
     output: Objects,
     progress: Progress,
     inputs: Mapping[str, str] | None = None,
+    forgotten: Collection[str] = (),
 ) -> Manifest:
     """Curates the sources into one corpus.
 
@@ -139,24 +154,28 @@ def curate_with(
         output: the corpus's prefix.
         progress: told of files and pictures read, then of shards made and published.
         inputs: see `find_target`.
+        forgotten: see `find_target`; records on these pictures become rejects.
 
     Raises:
         DataError: a source that can't be used, too many rejects, or a corpus that leaks.
         ManifestConflict: another corpus stands at `output`.
+        RetiredCorpus: one stood there that was retired; it doesn't come back.
         InfrastructureError: a store can't be reached.
     """
     config = config.with_roots()
     present = read_manifest(output)
     if present is not None:
-        return _same(present, curation_key(config, inputs), output)
+        return _same(present, curation_key(config, inputs, forgotten), output)
+    retired = retired_error(output)
+    if retired is not None:
+        raise retired
     work = output.child(_WORK)
-    sources = gather(config, work, workers, progress)
+    sources = gather(config, work, workers, progress, forgotten)
     if sources.parent is not None and sources.is_parent:
         _clear(work)
         progress.update(len(sources.parts), len(sources.parts), unit="parts of sources, nothing new")
         return sources.parent.manifest
-    if inputs is None or config.parent is not None:
-        inputs = sources.hashed_inputs()
+    inputs = _inputs_of(sources, inputs)
     key = _key(config, inputs)
     made = work.child(f"made-{key[:16]}")
     shards, verdicts = _make(workers, sources, made, progress)
@@ -167,10 +186,14 @@ def curate_with(
 
 
 def curate_local(
-    config: CurationConfig, output: Objects, progress: Progress, inputs: Mapping[str, str] | None = None
+    config: CurationConfig,
+    output: Objects,
+    progress: Progress,
+    inputs: Mapping[str, str] | None = None,
+    forgotten: Collection[str] = (),
 ) -> Manifest:
     """Curates in this process; `pipeline.curate` gives the same bytes on a cluster. See `curate_with`."""
-    return curate_with(Here(), config, output, progress, inputs)
+    return curate_with(Here(), config, output, progress, inputs, forgotten)
 
 
 def _key(config: CurationConfig, inputs: Mapping[str, str]) -> str:
@@ -185,7 +208,9 @@ def _key(config: CurationConfig, inputs: Mapping[str, str]) -> str:
     )
 
 
-def _make(workers: Workers, sources: Sources, made: Objects, progress: Progress) -> tuple[tuple[_Shard, ...], Verdicts]:
+def _make(
+    workers: Workers, sources: Sources, made: Objects, progress: Progress
+) -> tuple[tuple[MadeShard, ...], Verdicts]:
     """Makes what the parent hasn't; returns all shards of the corpus, and what is said of their pictures."""
     parent, config = sources.parent, sources.config
     old = OldShards((), {}, {}) if parent is None else find_old_shards(sources, parent)
@@ -193,34 +218,39 @@ def _make(workers: Workers, sources: Sources, made: Objects, progress: Progress)
     layer = plan_shards(new, sources.found, config.images_per_shard, layer_prefix(layer_of(parent)))
     files = tuple(file for account in sources.accounts.values() for file in account.drafts)
     context = ShardContext(config, roots_of(config), sources.work, made, files)
-    for done, _ in enumerate(workers.map(partial(make_shard, context), layer), start=1):
-        progress.update(done, len(layer), unit="shards")
-    shards = {shard.name: _Shard(shard.name, made, {}, None) for shard in layer}
+    shards: dict[str, MadeShard] = {}
+    for place, files_of_shard in workers.map(partial(make_shard, context), layer):
+        shards[layer[place].name] = MadeShard(layer[place].name, made, files_of_shard, None)
+        progress.update(len(shards), len(layer), unit="shards")
     if parent is None:
-        return tuple(shards.values()), _judge(sources, tuple(shards.values()))
+        return _sorted(shards), _judge(sources, _sorted(shards))
     for name in old.names:
-        known = {path: parent.files[path] for path in shard_files(name)}
-        shards[name] = _Shard(name, parent.objects, known, parent.objects)
+        published = tuple(parent.files[path] for path in shard_files(name))
+        shards[name] = MadeShard(name, parent.objects, published, parent.objects)
 
     def remake(touched: Mapping[str, frozenset[str]], made: Objects) -> None:
         drafts, named, found = read_withheld(workers, sources, parent, touched, progress)
         again = replace(context, made=made, drafts=(*files, *drafts))
         remakes = remakes_of(old, touched, (*sources.named, *named), {**sources.found, **found})
         make = partial(remake_shard, again, parent.objects, sources.gone)
-        for done, (place, _) in enumerate(workers.map(make, remakes), start=1):
+        for done, (place, remade) in enumerate(workers.map(make, remakes), start=1):
             name = remakes[place].work.name
-            shards[name] = _Shard(name, made, {}, parent.objects)
+            shards[name] = MadeShard(name, made, remade, parent.objects)
             progress.update(done, len(remakes), unit="shards of the parent made anew")
 
     remake(old.touched, made)
-    verdicts = _judge(sources, tuple(shards.values()))
+    verdicts = _judge(sources, _sorted(shards))
     # Withheld rows that come back don't change what is said of their pictures, so that this is done once.
     back = revived(old, [(shards[name].objects, name) for name in old.names], verdicts)
     remake({name: ids | old.touched.get(name, frozenset()) for name, ids in back.items()}, made.child(_AGAIN))
-    return tuple(shards[name] for name in sorted(shards)), verdicts
+    return _sorted(shards), verdicts
 
 
-def _judge(sources: Sources, shards: Sequence[_Shard]) -> Verdicts:
+def _sorted(shards: Mapping[str, MadeShard]) -> tuple[MadeShard, ...]:
+    return tuple(shards[name] for name in sorted(shards))
+
+
+def _judge(sources: Sources, shards: Sequence[MadeShard]) -> Verdicts:
     if not shards:
         return Verdicts({}, {})
     looks = read_looks([(shard.objects, shard.name) for shard in shards], sources.config)
@@ -235,7 +265,7 @@ def _judge(sources: Sources, shards: Sequence[_Shard]) -> Verdicts:
 
 
 def _settle(
-    workers: Workers, sources: Sources, output: Objects, shards: Sequence[_Shard], verdicts: Verdicts
+    workers: Workers, sources: Sources, output: Objects, shards: Sequence[MadeShard], verdicts: Verdicts
 ) -> tuple[ShardCounts, Mapping[str, int]]:
     total = ShardCounts()
     prefix = layer_prefix(layer_of(sources.parent))
@@ -244,39 +274,19 @@ def _settle(
         rejects.append(f"rejects/{prefix}source-{number:05d}.parquet")
         publish_file(output, sources.work, rejects[-1], path)
     if sources.parent is not None:
-        rejects += _rejects_of_readers(sources.parent, output, sources.gone, shards)
+        of_shards = {f"rejects/{shard.name}.parquet" for shard in shards}
+        of_readers = [path for path in sources.parent.keys_below("rejects") if path not in of_shards]
+        rejects += publish_rejects(sources.parent, output, sources.gone, of_readers, prefix)
     total.add(describe_files(output, rejects))
-    settle = partial(_settle_shard, output, verdicts, sources.config.leakage.training_splits)
-    settled = dict(workers.map(settle, shards))
-    for place in range(len(shards)):
+    groups = grouped_shards(shards, sources.config.images_per_shard, prefix)
+    tasks = [groups[start : start + _SHARDS_PER_TASK] for start in range(0, len(groups), _SHARDS_PER_TASK)]
+    settled = dict(workers.map(partial(settle, output, verdicts, sources.config.leakage.training_splits), tasks))
+    for place in range(len(tasks)):
         total.add(settled[place].counts)
     return total, {
         "samples_added": sum(item.added for item in settled.values()),
         "samples_taken_out": sum(item.taken_out for item in settled.values()),
     }
-
-
-def _rejects_of_readers(parent: Parent, output: Objects, gone: frozenset[str], shards: Sequence[_Shard]) -> list[str]:
-    """Publishes the parent's rejects that belong to no shard."""
-    of_shards = {f"rejects/{shard.name}.parquet" for shard in shards}
-    paths = [path for path in parent.keys_below("rejects") if path not in of_shards]
-    left = (without_gone(parent.objects, output, gone, path) for path in paths)
-    return [path for path in left if path is not None]
-
-
-def _settle_shard(output: Objects, verdicts: Verdicts, training_splits: Sequence[str], shard: _Shard) -> _Settled:
-    counts = settle_shard(shard.objects, output, verdicts, training_splits, shard.name, shard.known)
-    samples = f"samples/{shard.name}.parquet"
-    after = next(entry for entry in counts.files if entry.path == samples)
-    if shard.before is None:
-        return _Settled(counts, after.rows or 0, 0)
-    if shard.known.get(samples) == after:
-        return _Settled(counts, 0, 0)
-    ours, theirs = (
-        Counter(cast("list[str]", read_table(objects, samples, ["sample_id"])["sample_id"].to_pylist()))
-        for objects in (output, shard.before)
-    )
-    return _Settled(counts, (ours - theirs).total(), (theirs - ours).total())
 
 
 def _finish(
@@ -291,7 +301,7 @@ def _finish(
     records_in: Counter[str] = Counter()
     for fact in sources.facts_of_parts():
         records_in.update(fact.records_in)
-    _check_account(output, records_in, total)
+    check_account(output, records_in, total)
     _check_share(sources.config, output, records_in, total)
     gate = sources.config.leakage
     if gate.gate != "off":
@@ -315,8 +325,7 @@ def _clear(work: Objects) -> None:
     if work.local_path is not None:
         shutil.rmtree(work.local_path, ignore_errors=True)
         return
-    for info in list(work.list()):
-        work.delete(info.key)
+    work.delete_many([info.key for info in work.list()])
 
 
 def _same(present: Manifest, key: str, output: Objects) -> Manifest:
@@ -326,19 +335,6 @@ def _same(present: Manifest, key: str, output: Objects) -> Manifest:
             "write to another folder, or delete this one"
         )
     return present
-
-
-def _check_account(output: Objects, records_in: Counter[str], total: ShardCounts) -> None:
-    """Records in = samples + rejects, for each source file: what was read against what stands in the files."""
-    out = Counter(total.samples_of)
-    for (source_file, _), number in total.rejects.items():
-        out[source_file] += number
-    if out != records_in:
-        wrong = min(name for name in out | records_in if out[name] != records_in[name])
-        raise CorruptObject(
-            f"{output.url}: {wrong}: expected {records_in[wrong]} records as samples and rejects, "
-            f"found {out[wrong]}; delete the unfinished corpus and run curate again"
-        )
 
 
 def _check_share(config: CurationConfig, output: Objects, records_in: Counter[str], total: ShardCounts) -> None:
@@ -357,28 +353,10 @@ def _facts(
     sources: Sources, records_in: Counter[str], total: ShardCounts, changes: Mapping[str, int]
 ) -> dict[str, Json]:
     parts = sources.facts_of_parts()
-    by_reason: Counter[str] = Counter()
-    by_file: dict[str, dict[str, int]] = {}
-    for (source_file, reason), number in sorted(total.rejects.items()):
-        by_reason[reason] += number
-        by_file.setdefault(source_file, {})[reason] = number
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    for (family, task, split), number in sorted(total.samples.items()):
-        counts.setdefault(family, {}).setdefault(task, {})[split] = number
     return {
-        "num_images": total.images,
-        "num_samples": total.samples.total(),
-        "num_rejects": by_reason.total(),
-        "samples": counts,
-        "rejects_by_reason": dict(by_reason),
-        "rejects_by_source": by_file,
+        **counted_facts(total),
         "records_in": dict(records_in),
-        "samples_by_source": dict(total.samples_of),
         "leakage_gate": sources.config.leakage.gate,
-        "leakage": {
-            family: {"samples_removed": number, "images": total.leaking_images[family]}
-            for family, number in sorted(total.leaks.items())
-        },
         "relabelled_splits": {
             name: dict(part.source.relabel_splits)
             for part, fact in zip(sources.parts, parts, strict=True)

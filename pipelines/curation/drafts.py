@@ -14,7 +14,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute
@@ -35,17 +35,14 @@ from storage.parquet_files import read_table
 from storage.schema import PromptKind, Task, Turn, VisualPrompt
 
 __all__ = [
+    "DRAFT_LAYOUT",
     "IDENTITY_BITS",
     "DraftFile",
     "ImageFile",
     "StagedDraft",
-    "draft_from_json",
-    "draft_to_json",
     "identity",
     "read_drafts",
     "read_files",
-    "regions_from_json",
-    "regions_to_json",
     "write_drafts",
 ]
 
@@ -54,20 +51,32 @@ _Json: TypeAlias = dict[str, Any]
 
 IDENTITY_BITS = 62
 """So that the end of the last range is an int64 too."""
+DRAFT_LAYOUT = 2
+"""Raised when files of drafts change: those of an interrupted run of another version aren't gone on with."""
 _GROUP_ROWS = 1024
 """Rows that are read together; a shard of 512 pictures needs one or two groups of each file."""
 
+_ENCODE = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+_FILE_FIELDS = [
+    pa.field("identity", pa.int64(), nullable=False),
+    pa.field("place", pa.int32(), nullable=False),
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("offset", pa.int64()),
+    pa.field("size", pa.int64()),
+    pa.field("coco_id", pa.int64()),
+    pa.field("painted", pa.list_(pa.string()), nullable=False),
+]
+"""What tells of files of pixels."""
+_FACTS = ("family", "task", "split", "source_file", "locator")
 _SCHEMA = pa.schema(
     [
-        pa.field("identity", pa.int64(), nullable=False),
-        pa.field("place", pa.int32(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("offset", pa.int64()),
-        pa.field("size", pa.int64()),
-        pa.field("coco_id", pa.int64()),
-        pa.field("painted", pa.list_(pa.string()), nullable=False),
-        pa.field("regions", pa.string(), nullable=False),
-        pa.field("draft", pa.string(), nullable=False),
+        *_FILE_FIELDS,
+        pa.field("height", pa.int64()),
+        pa.field("width", pa.int64()),
+        *(pa.field(name, pa.string(), nullable=False) for name in _FACTS),
+        # As JSON; nothing in it can run anything when it is read back.
+        *(pa.field(name, pa.string(), nullable=False) for name in ("regions", "prompts", "turns")),
     ]
 )
 
@@ -121,48 +130,53 @@ def _hash(text: str, num_bits: int) -> int:
 def write_drafts(objects: Objects, path: str, drafts: Iterable[StagedDraft]) -> DraftFile:
     """Writes a file of drafts, sorted by the identity of their pictures."""
     drafts = list(drafts)
+    identities = [identity(staged.draft.image) for staged in drafts]
+    order = sorted(range(len(drafts)), key=identities.__getitem__)
+    identities = [identities[place] for place in order]
+    rows = [drafts[place].draft for place in order]
     # Sentences on one target share their regions, which are most of a draft.
-    distinct = {id(staged.draft.regions): staged.draft.regions for staged in drafts}
-    regions = {key: regions_to_json(own) for key, own in distinct.items()}
-    rows = sorted(
-        (
-            {
-                "identity": identity(image),
-                "place": staged.place,
-                "path": image.path,
-                "offset": image.extent[0] if image.extent else None,
-                "size": image.extent[1] if image.extent else None,
-                "coco_id": image.coco_id,
-                "painted": sorted({mask.path for mask in _painted(staged.draft)}),
-                "regions": regions[id(staged.draft.regions)],
-                "draft": draft_to_json(staged.draft),
-            }
-            for staged in drafts
-            for image in (staged.draft.image,)
-        ),
-        key=lambda row: cast(int, row["identity"]),
-    )
+    distinct = {id(draft.regions): draft.regions for draft in rows}
+    regions = {key: _ENCODE([_region_row(region) for region in own]) for key, own in distinct.items()}
+    columns: dict[str, list[Any]] = {
+        "identity": identities,
+        "place": [drafts[place].place for place in order],
+        "path": [draft.image.path for draft in rows],
+        "offset": [draft.image.extent[0] if draft.image.extent else None for draft in rows],
+        "size": [draft.image.extent[1] if draft.image.extent else None for draft in rows],
+        "coco_id": [draft.image.coco_id for draft in rows],
+        "painted": [sorted({mask.path for mask in _painted(draft)}) for draft in rows],
+        "height": [draft.image.height for draft in rows],
+        "width": [draft.image.width for draft in rows],
+        "family": [draft.family for draft in rows],
+        "task": [draft.task.value for draft in rows],
+        "split": [draft.split for draft in rows],
+        "source_file": [draft.source_file for draft in rows],
+        "locator": [draft.locator for draft in rows],
+        "regions": [regions[id(draft.regions)] for draft in rows],
+        "prompts": [_ENCODE([asdict(prompt) for prompt in draft.prompts]) if draft.prompts else "" for draft in rows],
+        "turns": [_ENCODE([(t.text, t.answer, t.targets, t.options) for t in draft.turns]) for draft in rows],
+    }
     sink = io.BytesIO()
-    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+    table = pa.table([pa.array(columns[field.name], field.type) for field in _SCHEMA], _SCHEMA)
     pq.write_table(table, sink, row_group_size=_GROUP_ROWS, compression="zstd", compression_level=1)
     objects.create(path, sink.getvalue())
-    identities = [cast(int, row["identity"]) for row in rows]
     starts = range(0, len(rows), _GROUP_ROWS)
     return DraftFile(path, tuple((identities[i], identities[min(i + _GROUP_ROWS, len(rows)) - 1]) for i in starts))
 
 
 def read_files(objects: Objects, file: DraftFile) -> pa.Table:
     """Which pictures a file of drafts names: its columns less the drafts themselves."""
-    return read_table(objects, file.path, [name for name in _SCHEMA.names if name not in ("regions", "draft")])
+    return read_table(objects, file.path, [field.name for field in _FILE_FIELDS])
 
 
 def read_drafts(
     objects: Objects, files: Sequence[DraftFile], ranges: Sequence[tuple[int, int]]
-) -> Iterator[tuple[StagedDraft, tuple[str, tuple[int, ...]]]]:
-    """Drafts whose picture's identity lies in one of the ranges (ends excluded), with the picture's path and extent.
+) -> Iterator[StagedDraft]:
+    """Drafts whose picture's identity lies in one of the ranges (ends excluded).
 
     Their order follows the files and their rows.
     """
+    wanted_columns = [name for name in _SCHEMA.names if name != "painted"]
     for file in files:
         groups = [
             number
@@ -171,72 +185,51 @@ def read_drafts(
         ]
         if not groups:
             continue
-        table = read_table(objects, file.path, ["identity", "place", "regions", "draft"], groups)
+        table = read_table(objects, file.path, wanted_columns, groups)
         column = table["identity"]
         wanted = pa.chunked_array([pa.array([False] * table.num_rows)])
         for start, end in ranges:
             wanted = pc.or_(wanted, pc.and_(pc.greater_equal(column, start), pc.less(column, end)))
-        kept = table.filter(wanted)
-        regions: dict[str, tuple[DraftRegion, ...]] = {}
-        for row in kept.to_pylist():
-            place, text = row["place"], row["regions"]
-            if text not in regions:
-                regions[text] = regions_from_json(text)
-            draft = draft_from_json(row["draft"], regions[text])
-            yield StagedDraft(place, draft), (draft.image.path, draft.image.extent or ())
+        yield from _drafts(table.filter(wanted).combine_chunks())
 
 
-def draft_to_json(draft: Draft) -> str:
-    """A draft less its regions as JSON; nothing in it can run anything when it is read back."""
-    image = draft.image
-    row = {
-        "family": draft.family,
-        "task": draft.task.value,
-        "split": draft.split,
-        "image": {field: getattr(image, field) for field in ("path", "extent", "height", "width", "coco_id")},
-        "prompts": [asdict(prompt) for prompt in draft.prompts],
-        "turns": [[turn.text, turn.answer, turn.targets, turn.options] for turn in draft.turns],
-        "source_file": draft.source_file,
-        "locator": draft.locator,
-    }
-    return json.dumps(row, separators=(",", ":"))
+def _drafts(table: pa.Table) -> Iterator[StagedDraft]:
+    encoded = table["regions"].combine_chunks().dictionary_encode()
+    regions = [tuple(_region(row) for row in json.loads(text)) for text in encoded.dictionary.to_pylist()]
+    names = ("path", "offset", "size", "height", "width", "coco_id")
+    images: dict[tuple[Any, ...], SourceImage] = {}
+    places, *facts = (table[name].to_pylist() for name in ("place", *_FACTS))
+    texts = (table[name].to_pylist() for name in ("prompts", "turns"))
+    pictures = zip(*(table[name].to_pylist() for name in names), strict=True)
+    for place, number, picture, family, task, split, source_file, locator, prompts, turns in zip(
+        places, encoded.indices.to_pylist(), pictures, *facts, *texts, strict=True
+    ):
+        image = images.get(picture)
+        if image is None:
+            path, offset, size, height, width, coco_id = picture
+            extent = None if offset is None else (offset, size)
+            image = SourceImage(path=path, extent=extent, height=height, width=width, coco_id=coco_id)
+            images[picture] = image
+        draft = Draft(
+            family=family,
+            task=Task(task),
+            split=split,
+            image=image,
+            regions=regions[number],
+            prompts=tuple(_prompt(prompt) for prompt in json.loads(prompts)) if prompts else (),
+            turns=tuple(
+                Turn(text=text, answer=answer, targets=tuple(map(tuple, targets)), options=tuple(options))
+                for text, answer, targets, options in json.loads(turns)
+            ),
+            source_file=source_file,
+            locator=locator,
+        )
+        yield StagedDraft(place, draft)
 
 
-def draft_from_json(text: str, regions: tuple[DraftRegion, ...]) -> Draft:
-    """The inverse of `draft_to_json`."""
-    row = cast(_Json, json.loads(text))
-    image = cast(_Json, row["image"])
-    return Draft(
-        family=row["family"],
-        task=Task(row["task"]),
-        split=row["split"],
-        image=SourceImage(
-            path=image["path"],
-            extent=None if image["extent"] is None else (image["extent"][0], image["extent"][1]),
-            height=image["height"],
-            width=image["width"],
-            coco_id=image["coco_id"],
-        ),
-        regions=regions,
-        prompts=tuple(_prompt(prompt) for prompt in row["prompts"]),
-        turns=tuple(
-            Turn(text=text, answer=answer, targets=tuple(map(tuple, targets)), options=tuple(options))
-            for text, answer, targets, options in row["turns"]
-        ),
-        source_file=row["source_file"],
-        locator=row["locator"],
-    )
-
-
-def regions_to_json(regions: Sequence[DraftRegion]) -> str:
-    """Regions as JSON, with masks in the source's own encoding."""
-    rows = [[_plain(region.segmentation), region.category, region.source_id] for region in regions]
-    return json.dumps(rows, separators=(",", ":"))
-
-
-def regions_from_json(text: str) -> tuple[DraftRegion, ...]:
-    """The inverse of `regions_to_json`."""
-    return tuple(_region(row) for row in json.loads(text))
+def _region_row(region: DraftRegion) -> list[object]:
+    """With its mask in the source's own encoding."""
+    return [_plain(region.segmentation), region.category, region.source_id]
 
 
 def _plain(segmentation: CocoSegmentation | MaskFile | PaintedShapes | PanopticSegment) -> object:

@@ -124,12 +124,11 @@ def _missing_files(folder: SourceFolder, names: tuple[str, ...]) -> Iterator[Fin
     if not folder.exists():
         yield Finding(folder.url, "the root is absent", "set curation.root, or the source's own root")
         return
-    files = SourceFiles(folder, names)
+    files = SourceFiles(folder)
     for name in names:
-        try:
-            files.open(name).close()
-        except SourceError as error:
-            yield Finding(name, str(error).removeprefix(f"{name}: "), _renamed(folder, name))
+        problem = files.problem(name)
+        if problem is not None:
+            yield Finding(name, problem, _renamed(folder, name))
 
 
 def _renamed(folder: SourceFolder, name: str) -> str:

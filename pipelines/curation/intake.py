@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from pipelines.curation.config import CurationConfig
-from pipelines.curation.drafts import DraftFile, ImageFile, StagedDraft, read_files, write_drafts
+from pipelines.curation.drafts import DRAFT_LAYOUT, DraftFile, ImageFile, StagedDraft, read_files, write_drafts
 from pipelines.curation.families.base import Source
 from pipelines.curation.records import Draft, RecordError
 from pipelines.curation.steps.paths import SourceFolder
@@ -104,7 +104,7 @@ def read_part(work: Objects, part: Part) -> PartAccount:
     """
     source = part.source
     files, digests, lists_files = _digested(part)
-    key = content_key({"part": part_key(part, digests), "place": part.place})
+    key = content_key({"part": part_key(part, digests), "place": part.place, "layout": DRAFT_LAYOUT})
     folder = f"read/{part.number:05d}-{key[:16]}"
     if not digests:  # pictures in folders, which may have become more
         folder += f"-{secrets.token_hex(4)}"
@@ -205,9 +205,9 @@ def named_files(work: Objects, config: CurationConfig, accounts: Iterable[PartAc
     return tuple(sorted(found, key=lambda named: (named.file, named.identity is None)))
 
 
-def read_file(roots: Sequence[str], file: ImageFile) -> bytes:
-    """The bytes of a file of pixels; raises what `SourceFolder.read` raises."""
-    return SourceFolder(roots[file.root]).read(file.path, file.extent or None)
+def read_file(folders: Sequence[SourceFolder], file: ImageFile) -> bytes:
+    """The bytes of a file of pixels, of which the folder is told by number; raises what `SourceFolder.read` raises."""
+    return folders[file.root].read(file.path, file.extent or None)
 
 
 def hash_files(roots: Sequence[str], num_threads: int, files: Sequence[ImageFile]) -> list[str | RecordError]:
@@ -218,10 +218,11 @@ def hash_files(roots: Sequence[str], num_threads: int, files: Sequence[ImageFile
         num_threads: reads that are under way at once.
         files: to be read.
     """
+    folders = [SourceFolder(root) for root in roots]
 
     def digest(file: ImageFile) -> str | RecordError:
         try:
-            return bytes_key(read_file(roots, file))
+            return bytes_key(read_file(folders, file))
         except RecordError as error:
             return error
 

@@ -27,24 +27,26 @@ from pipelines.curation.judging import Verdicts
 from pipelines.curation.looks import Look, Name, looks_file, looks_of_shard
 from pipelines.curation.parents import Parent
 from pipelines.curation.rereading import Again, read_again
+from pipelines.curation.shard_files import shard_files, written_files
 from pipelines.curation.shards import (
     ShardContext,
     ShardImage,
     ShardWork,
     curate_images,
     drafted_images,
-    shard_files,
+    looking_ahead,
     write_made,
 )
 from pipelines.curation.workers import Workers
 from pipelines.progress import Progress
-from storage.corpus import table_to_images, table_to_rejects, table_to_samples, write_rejects
+from storage.corpus import table_to_images, table_to_rejects, table_to_samples
+from storage.manifest import FileEntry
 from storage.objects import Objects
 from storage.parquet_files import read_table
 from storage.schema import ImageRecord, Reject, Sample
 
 __all__ = ["OldShards", "ShardRemake", "find_old_shards", "layer_of", "layer_prefix", "read_withheld", "remake_shard",
-           "remakes_of", "revived", "without_gone"]  # fmt: skip
+           "remakes_of", "revived"]  # fmt: skip
 
 pc: Any = pyarrow.compute
 
@@ -175,8 +177,10 @@ def remakes_of(
     )
 
 
-def remake_shard(context: ShardContext, parent: Objects, gone: frozenset[str], remake: ShardRemake) -> None:
-    """Makes a shard of the parent anew, where `make_shard` would; does nothing where it is there.
+def remake_shard(
+    context: ShardContext, parent: Objects, gone: frozenset[str], remake: ShardRemake
+) -> tuple[FileEntry, ...]:
+    """Makes a shard of the parent anew, where `make_shard` would; where it is there nothing is made.
 
     Args:
         context: of the run.
@@ -184,13 +188,17 @@ def remake_shard(context: ShardContext, parent: Objects, gone: frozenset[str], r
         gone: source files of which no row stays.
         remake: what to do.
 
+    Returns:
+        Manifest entries of its files.
+
     Raises:
         SourceError: a picture changed while the run was going on.
         InfrastructureError: a store can't be reached.
     """
     name, touched = remake.work.name, remake.touched
-    if context.made.exists(looks_file(name)):
-        return
+    written = written_files(context.made, name)
+    if written is not None:
+        return written
     images_file, samples_file, rejects_file, _ = shard_files(name)
     looks = {look.image_id: look for look in looks_of_shard(parent, name)}
     images = {image.image_id: image for image in table_to_images(read_table(parent, images_file))}
@@ -212,15 +220,15 @@ def remake_shard(context: ShardContext, parent: Objects, gone: frozenset[str], r
     kept_names = {
         image_id: tuple(name for name in looks[image_id].names if name.source_file not in gone) for image_id in touched
     }
-    curated = curate_images(
-        context,
-        [
-            _merged(looks[image_id], kept_names[image_id], drafted_of.get(image_id), samples.get(image_id, ()), images)
-            for image_id in sorted(touched)
-            if kept_names[image_id] or image_id in drafted_of
-        ],
-    )
-    write_made(
+    merged = [
+        _merged(looks[image_id], kept_names[image_id], drafted_of.get(image_id), samples.get(image_id, ()), images)
+        for image_id in sorted(touched)
+        if kept_names[image_id] or image_id in drafted_of
+    ]
+    with looking_ahead(context) as ahead:
+        ahead.begin({image.image_id: file for image in merged if (file := image.unread) is not None})
+        curated = curate_images(context, merged, ahead)
+    return write_made(
         context.made,
         name,
         curated,
@@ -248,16 +256,6 @@ def revived(old: OldShards, looks: Iterable[tuple[Objects, str]], verdicts: Verd
             if leaking is None and (row["leaking"] is not None or duplicate is None):
                 found.setdefault(old.homes[row["image_id"]], set()).add(row["image_id"])
     return {name: frozenset(ids) for name, ids in sorted(found.items())}
-
-
-def without_gone(parent: Objects, output: Objects, gone: frozenset[str], path: str) -> str | None:
-    """Publishes a file of the parent's rejects less those of files that are gone.
-
-    Returns:
-        Its key, if anything is left of it.
-    """
-    rows = [row for row in table_to_rejects(read_table(parent, path)) if row.source_file not in gone]
-    return write_rejects(output, shard_name(path), rows).path if rows else None
 
 
 def _merged(

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.curation.steps.images import ProbedImage
-from storage.manifest import write_once
+from storage.manifest import FileEntry, write_once
 from storage.objects import Objects
 from storage.parquet_files import read_table
 from storage.schema import REJECT_SCHEMA, Reject, RejectReason
@@ -114,7 +114,7 @@ def looks_file(name: str) -> str:
     return f"looks/{name}.parquet"
 
 
-def write_looks(objects: Objects, name: str, looks: Iterable[Look]) -> None:
+def write_looks(objects: Objects, name: str, looks: Iterable[Look]) -> FileEntry:
     """Writes `looks/<name>.parquet`, sorted by image.
 
     Raises:
@@ -123,7 +123,9 @@ def write_looks(objects: Objects, name: str, looks: Iterable[Look]) -> None:
     rows = [_to_row(look) for look in sorted(looks, key=lambda look: look.image_id)]
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=LOOKS_SCHEMA), sink, compression="zstd")
-    write_once(objects, looks_file(name), sink.getvalue())
+    entry = FileEntry.of(looks_file(name), sink.getvalue(), len(rows))
+    write_once(objects, entry.path, sink.getvalue())
+    return entry
 
 
 def looks_of_shard(objects: Objects, name: str) -> list[Look]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -18,13 +19,19 @@ from storage.errors import ObjectNotFound, UsageError
 from storage.keys import Json
 from storage.manifest import FileEntry, Manifest, read_manifest
 from storage.objects import Objects
+from storage.retirement import retired_error
 from storage.schema import SCHEMA_VERSION
 
-__all__ = ["VERSION", "Parent", "PartFact", "kept_parts", "open_parent", "why_not_continued"]  # fmt: skip
+__all__ = ["LATEST", "VERSION", "Parent", "PartFact", "kept_parts", "nearest_first", "open_parent",
+           "why_not_continued"]  # fmt: skip
 
-VERSION = 4
+LATEST = "latest"
+"""Stands in the place of a parent's URL for the corpus of which most rows can stay, of all beside the new one."""
+
+VERSION = 5
 """Raised whenever the same sources and configuration would give another corpus."""
 
+_NUM_MANIFESTS_AT_ONCE = 16
 _SHAPING = ("filters", "leakage", "max_image_px")
 """Fields of the configuration that decide about the rows of every source."""
 
@@ -39,6 +46,11 @@ class PartFact:
     """Content key of its pictures, where it lists folders of them; None: its files tell all."""
     records_in: Mapping[str, int]
     """Records by source file."""
+
+    @property
+    def num_records(self) -> int:
+        """Number of its records."""
+        return sum(self.records_in.values())
 
     def to_json(self) -> dict[str, Json]:
         """As it stands in the manifest."""
@@ -78,17 +90,49 @@ def open_parent(url: str) -> Parent:
 
     Raises:
         ObjectNotFound: there is no corpus.
+        RetiredCorpus: there was one; the message names its successor.
         UsageError: something else is there.
     """
     objects = Objects.open(url)
     manifest = read_manifest(objects)
     if manifest is None:
-        raise ObjectNotFound(
+        raise retired_error(objects) or ObjectNotFound(
             f"curation.parent: no corpus at {objects.url}; give the folder of a published one, with its manifest.json"
         )
     if manifest.kind != "corpus":
         raise UsageError(f"curation.parent: expected a corpus at {objects.url}, found {manifest.kind}")
     return Parent(objects, manifest)
+
+
+def nearest_first(corpora: Objects, config: CurationConfig, keys: Mapping[int, str]) -> list[Parent]:
+    """Corpora that can be gone on from, the one that leaves least to do first.
+
+    That is the one of which most records stay; of these the one of which fewest go; of these the one that has gone on
+    furthest from others; of these the first by key. So what a run that nobody interrupts made last comes first, and
+    neither clocks nor names of recipes matter.
+
+    Args:
+        corpora: where they lie, each in a folder of its own.
+        config: what is curated.
+        keys: of its parts, by number; see `intake.part_key`.
+
+    Raises:
+        CorruptObject: a manifest can't be read.
+        InfrastructureError: the store can't be reached.
+    """
+    places = [corpora.child(name) for name in corpora.folders()]
+    with ThreadPoolExecutor(_NUM_MANIFESTS_AT_ONCE) as pool:
+        manifests = list(pool.map(read_manifest, places))
+    ranked: list[tuple[int, int, int, str, Parent]] = []
+    for objects, manifest in zip(places, manifests, strict=True):
+        if manifest is None or manifest.kind != "corpus" or why_not_continued(manifest, config) is not None:
+            continue
+        parent = Parent(objects, manifest)
+        num_kept = sum(fact.num_records for fact in kept_parts(parent, keys, (), ()).values())
+        num_gone = sum(fact.num_records for fact in parent.parts) - num_kept
+        if num_kept:
+            ranked.append((-num_kept, num_gone, -len(parent.chain), manifest.key, parent))
+    return [parent for *_, parent in sorted(ranked, key=lambda entry: entry[:-1])]
 
 
 def why_not_continued(manifest: Manifest, config: CurationConfig) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
@@ -17,6 +17,8 @@ from ray.data import DataContext
 
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curate_local, curate_with
+from pipelines.curation.workers import collecting_seldom
+from pipelines.observer import Observer, current_observer
 from pipelines.progress import Progress
 from storage.errors import SailloftError
 from storage.manifest import Manifest
@@ -29,51 +31,71 @@ _Result = TypeVar("_Result")
 
 
 def curate(
-    config: CurationConfig, output: Objects, progress: Progress, inputs: Mapping[str, str] | None = None
+    config: CurationConfig,
+    output: Objects,
+    progress: Progress,
+    inputs: Mapping[str, str] | None = None,
+    forgotten: Collection[str] = (),
 ) -> Manifest:
     """Curates the sources into one corpus; see `curate_with`.
 
     A `memory://` store belongs to one process, so that such a run stays in this one.
     """
     roots = [url for source in config.with_roots().sources for url in (source.root_url, source.image_root_url)]
+    observer = current_observer()
     if any(url.startswith("memory:") for url in (output.url, *roots)):
-        return curate_local(config, output, progress, inputs)
-    return curate_with(_RayData(), config, output, progress, inputs)
+        manifest = curate_local(config, output, progress, inputs, forgotten)
+    else:
+        manifest = curate_with(_RayData(observer), config, output, progress, inputs, forgotten)
+    observer.count("sailloft_rows_total", cast("int", manifest.facts["num_samples"]), outcome="sample")
+    observer.count("sailloft_rows_total", cast("int", manifest.facts["num_rejects"]), outcome="reject")
+    for reason, number in cast("Mapping[str, int]", manifest.facts["rejects_by_reason"]).items():
+        observer.count("sailloft_rejects_total", number, reason=reason)
+    return manifest
 
 
 class _RayData:
-    """Workers that are tasks of Ray Data."""
+    """Workers that are tasks of Ray Data.
+
+    Args:
+        observer: of the stage.
+    """
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
 
     def map(self, function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[tuple[int, _Result]]:
         """A task for each item; a lost one is repeated."""
         if not items:
             return
         if len(items) == 1:  # seconds sooner than as a dataset
-            outcomes = iter([(0, ray.get(ray.remote(_outcome).remote(function, items[0])))])
+            outcomes = iter([(0, ray.get(ray.remote(_outcome).remote(self._observer, function, items[0])))])
         else:
-            outcomes = _map_dataset(function, items)
+            outcomes = _map_dataset(self._observer, function, items)
         for place, outcome in outcomes:
             if isinstance(outcome, SailloftError):
                 raise outcome
             yield place, outcome
 
 
-def _outcome(function: Callable[[_Item], _Result], item: _Item) -> _Result | SailloftError:
+def _outcome(observer: Observer, function: Callable[[_Item], _Result], item: _Item) -> _Result | SailloftError:
     """The result, or our own error: raised in a task it would arrive as Ray's, wrapped and without its class."""
-    try:
-        return function(item)
-    except SailloftError as error:
-        return error
+    with observer.here():
+        try:
+            with collecting_seldom():
+                return function(item)
+        except SailloftError as error:
+            return error
 
 
 def _map_dataset(
-    function: Callable[[_Item], _Result], items: Sequence[_Item]
+    observer: Observer, function: Callable[[_Item], _Result], items: Sequence[_Item]
 ) -> Iterator[tuple[int, _Result | SailloftError]]:
     shared = ray.put(function)
 
     def run(row: dict[str, bytes]) -> dict[str, bytes]:
         place, item = pickle.loads(row["item"])
-        return {"result": pickle.dumps((place, _outcome(ray.get(shared), item)))}
+        return {"result": pickle.dumps((place, _outcome(observer, ray.get(shared), item)))}
 
     # One block per item, so that a task is an item.
     blocks = [pa.table({"item": pa.array([pickle.dumps(pair)], pa.large_binary())}) for pair in enumerate(items)]

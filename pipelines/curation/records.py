@@ -8,6 +8,7 @@ from typing import TypeAlias
 from storage.schema import RejectReason, Task, Turn, VisualPrompt
 
 __all__ = [
+    "PICTURE_FORGOTTEN",
     "CocoSegmentation",
     "Draft",
     "DraftRegion",
@@ -34,6 +35,10 @@ class RecordError(ValueError):
         return type(self), (self.reason, self.detail)
 
 
+PICTURE_FORGOTTEN = RecordError(RejectReason.FORGOTTEN, "the picture was removed on request")
+"""What is said of every record on such a picture."""
+
+
 @dataclass(frozen=True, slots=True)
 class PanopticSegment:
     """One segment of a panoptic PNG (`path` from the source's root); its id is R + 256 G + 65536 B."""
@@ -58,7 +63,7 @@ class PaintedShapes:
 
     targets: tuple[tuple[float, ...], ...]
     ignored: tuple[tuple[float, ...], ...] = ()
-    """Areas that belong to no target."""
+    """Areas that belong to no target and count neither way in evaluation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,6 +76,7 @@ def read_again(work: Objects, roots: Sequence[str], again: Again) -> Reread:
     wanted = set(again.rows)
     places = {(file, locator) for file, locator, _ in wanted}
     root = roots.index(again.part.source.image_root_url)
+    folders = [SourceFolder(url) for url in roots]
     digests: dict[ImageFile, str | None] = {}
     drafts: list[StagedDraft] = []
     missed = set(wanted)
@@ -86,7 +87,7 @@ def read_again(work: Objects, roots: Sequence[str], again: Again) -> Reread:
         file = ImageFile(root, record.image.path, record.image.extent or ())
         if file not in digests:
             try:
-                digests[file] = bytes_key(read_file(roots, file))
+                digests[file] = bytes_key(read_file(folders, file))
             except RecordError:
                 digests[file] = None
         row = (*place, digests[file] or "")

@@ -1,83 +1,82 @@
-"""Publishes shards: what the verdicts leave of each, and what all files hold."""
+"""Publishes shards: what the verdicts leave of each, alone or several as one."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import cast
 
 from pipelines.curation.judging import UNMASKED_TASKS, Verdicts
-from pipelines.curation.looks import VERDICTS, Look, looks_file, looks_of_shard, write_looks
+from pipelines.curation.looks import VERDICTS, Look, looks_file, looks_of_shard
+from pipelines.curation.published import ShardCounts, describe_files, publish_file
 from pipelines.curation.records import RecordError
-from pipelines.curation.shards import shard_files
+from pipelines.curation.shard_files import shard_files, write_shard
 from pipelines.curation.steps.assemble import reject_of
-from storage.corpus import (
-    table_file_entry,
-    table_to_images,
-    table_to_rejects,
-    table_to_samples,
-    write_images,
-    write_rejects,
-    write_samples,
-)
-from storage.errors import ManifestConflict
+from storage.corpus import table_to_images, table_to_rejects, table_to_samples
 from storage.manifest import FileEntry
 from storage.objects import Objects
 from storage.parquet_files import read_table
-from storage.schema import Reject, RejectReason, Sample
+from storage.schema import ImageRecord, Reject, RejectReason, Sample
 
-__all__ = ["ShardCounts", "describe_files", "publish_file", "settle_shard"]
-
-
-@dataclass(slots=True)
-class ShardCounts:
-    """What files hold, as it is added up into the manifest."""
-
-    files: list[FileEntry] = field(default_factory=list[FileEntry])
-    """The files."""
-    images: int = 0
-    """Number of pictures."""
-    samples: Counter[tuple[str, str, str]] = field(default_factory=Counter[tuple[str, str, str]])
-    """Samples by (family, task, split)."""
-    samples_of: Counter[str] = field(default_factory=Counter[str])
-    """Samples by source file."""
-    rejects: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
-    """Rejects by (source file, reason)."""
-    leaks: Counter[str] = field(default_factory=Counter[str])
-    """Training samples on evaluation pictures that were taken out, by family."""
-    leaking_images: Counter[str] = field(default_factory=Counter[str])
-    """The pictures they were on, by family."""
-
-    def add(self, other: ShardCounts) -> None:
-        """Adds what other files hold."""
-        self.files += other.files
-        self.images += other.images
-        self.samples.update(other.samples)
-        self.samples_of.update(other.samples_of)
-        self.rejects.update(other.rejects)
-        self.leaks.update(other.leaks)
-        self.leaking_images.update(other.leaking_images)
+__all__ = ["MadeShard", "Settled", "ShardGroup", "settle"]
 
 
-def settle_shard(
-    made: Objects,
-    output: Objects,
-    verdicts: Verdicts,
-    training_splits: Collection[str],
-    name: str,
-    known: Mapping[str, FileEntry] = MappingProxyType({}),
-) -> ShardCounts:
-    """Writes the files of a shard to where they are published, less what the verdicts take out.
+@dataclass(frozen=True, slots=True)
+class MadeShard:
+    """A shard that can be settled."""
+
+    name: str
+    objects: Objects
+    """Where its files lie."""
+    files: tuple[FileEntry, ...]
+    """As they were written."""
+    before: Objects | None
+    """The parent's prefix, if it has the shard."""
+
+    @property
+    def num_pictures(self) -> int:
+        """Pictures that were looked at for it."""
+        return next(entry.rows or 0 for entry in self.files if entry.path == looks_file(self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class ShardGroup:
+    """What is published as one shard."""
+
+    name: str
+    shards: tuple[MadeShard, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What shards have, and how many of their samples their parent hadn't, and the other way round."""
+
+    counts: ShardCounts
+    added: int
+    taken_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a shard."""
+
+    images: list[ImageRecord]
+    samples: list[Sample]
+    rejects: list[Reject]
+    looks: list[Look]
+
+
+def settle(
+    output: Objects, verdicts: Verdicts, training_splits: Collection[str], groups: Iterable[ShardGroup]
+) -> Settled:
+    """Writes the files of shards to where they are published, less what the verdicts take out.
 
     Args:
-        made: where the shard was made, or the corpus that it was published in.
         output: the corpus's prefix.
         verdicts: on all pictures.
         training_splits: splits that the verdicts are about.
-        name: of the shard.
-        known: manifest entries of its files, where they were published.
+        groups: of shards.
 
     Returns:
         What the written files hold.
@@ -86,19 +85,56 @@ def settle_shard(
         ManifestConflict: a file of other content stands there.
         InfrastructureError: a store can't be reached.
     """
-    images_file, samples_file, rejects_file, _ = shard_files(name)
-    if all(
-        (row["leaking"], row["duplicate"]) == verdicts.of(row["image_id"])
-        for row in _columns(made, looks_file(name), "image_id", "leaking", "duplicate")
-    ):
-        for file in shard_files(name):
-            publish_file(output, made, file)
-        return describe_files(output, shard_files(name), known)
-    looks = {look.image_id: look for look in looks_of_shard(made, name)}
+    total, added, taken_out = ShardCounts(), 0, 0
+    for group in groups:
+        alone = group.shards[0] if len(group.shards) == 1 and group.shards[0].name == group.name else None
+        if alone is not None and _is_settled(alone, verdicts):
+            written = alone.files
+            for entry in written:
+                publish_file(output, alone.objects, entry.path)
+            is_parents = alone.before == alone.objects
+        else:
+            written = _write(output, verdicts, training_splits, group)
+            is_parents = False
+        total.add(describe_files(output, shard_files(group.name), {entry.path: entry for entry in written}))
+        if not is_parents:
+            ours = _sample_ids([(output, group.name)])
+            theirs = _sample_ids((shard.before, shard.name) for shard in group.shards if shard.before is not None)
+            added += (ours - theirs).total()
+            taken_out += (theirs - ours).total()
+    return Settled(total, added, taken_out)
+
+
+def _is_settled(shard: MadeShard, verdicts: Verdicts) -> bool:
+    """Whether its files say of each picture what the verdicts say."""
+    columns = ["image_id", "leaking", "duplicate"]
+    table = read_table(shard.objects, looks_file(shard.name), columns)
+    rows = zip(*(cast("list[str]", table[name].to_pylist()) for name in columns), strict=True)
+    return all((leaking, duplicate) == verdicts.of(image_id) for image_id, leaking, duplicate in rows)
+
+
+def _write(
+    output: Objects, verdicts: Verdicts, training_splits: Collection[str], group: ShardGroup
+) -> tuple[FileEntry, ...]:
+    found = [_rows_of(shard, verdicts, training_splits) for shard in group.shards]
+    return write_shard(
+        output,
+        group.name,
+        images=[image for rows in found for image in rows.images],
+        samples=[sample for rows in found for sample in rows.samples],
+        rejects=[reject for rows in found for reject in rows.rejects],
+        looks=[look for rows in found for look in rows.looks],
+    )
+
+
+def _rows_of(shard: MadeShard, verdicts: Verdicts, training_splits: Collection[str]) -> _Rows:
+    """What the verdicts leave of a shard."""
+    images_file, samples_file, rejects_file, _ = shard_files(shard.name)
+    looks = {look.image_id: look for look in looks_of_shard(shard.objects, shard.name)}
     withheld = {image_id: _judged_anew(look, verdicts) for image_id, look in looks.items()}
-    rejects = _replaced(table_to_rejects(read_table(made, rejects_file)), looks.values(), withheld)
+    rejects = _replaced(table_to_rejects(read_table(shard.objects, rejects_file)), looks.values(), withheld)
     samples: list[Sample] = []
-    for sample in table_to_samples(read_table(made, samples_file)):
+    for sample in table_to_samples(read_table(shard.objects, samples_file)):
         verdict = _verdict(sample, verdicts) if sample.split in training_splits else None
         if verdict is None:
             samples.append(sample)
@@ -106,24 +142,20 @@ def settle_shard(
         rejects.append(reject_of(sample, verdict))
         withheld[sample.image_id or ""].append(rejects[-1])
     needed = {sample.image_id for sample in samples}
-    images = table_to_images(read_table(made, images_file))
-    write_images(output, name, [image for image in images if image.image_id in needed])
-    write_samples(output, name, samples)
-    write_rejects(output, name, rejects)
-    write_looks(
-        output,
-        name,
-        [
-            replace(
-                look,
-                withheld=tuple(withheld[image_id]),
-                leaking=verdicts.of(image_id)[0],
-                duplicate=verdicts.of(image_id)[1],
-            )
-            for image_id, look in looks.items()
-        ],
-    )
-    return describe_files(output, shard_files(name))
+    images = table_to_images(read_table(shard.objects, images_file))
+    judged: list[Look] = []
+    for image_id, look in looks.items():
+        leaking, duplicate = verdicts.of(image_id)
+        judged.append(replace(look, withheld=tuple(withheld[image_id]), leaking=leaking, duplicate=duplicate))
+    return _Rows([image for image in images if image.image_id in needed], samples, rejects, judged)
+
+
+def _sample_ids(shards: Iterable[tuple[Objects, str]]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for objects, name in shards:
+        column = read_table(objects, f"samples/{name}.parquet", ["sample_id"])["sample_id"]
+        found.update(cast("list[str]", column.to_pylist()))
+    return found
 
 
 def _verdict(sample: Sample, verdicts: Verdicts) -> RecordError | None:
@@ -159,49 +191,3 @@ def _replaced(
         left.subtract(look.withheld)
         left.update(withheld[look.image_id])
     return list(left.elements())
-
-
-def publish_file(output: Objects, source: Objects, path: str, source_path: str | None = None) -> None:
-    """Makes a file of the corpus a copy of one that was made for it.
-
-    Raises:
-        ManifestConflict: a file of other content stands there.
-    """
-    if not output.copy(path, source, source_path or path) and output.read(path) != source.read(source_path or path):
-        raise ManifestConflict(
-            f"{output.url}/{path}: expected the file that an interrupted run wrote, found another; delete the "
-            "unfinished corpus and run curate again"
-        )
-
-
-def describe_files(
-    output: Objects, paths: Iterable[str], known: Mapping[str, FileEntry] = MappingProxyType({})
-) -> ShardCounts:
-    """Reads back what written files hold; those of which the manifest entry is known aren't hashed again.
-
-    Raises:
-        CorruptObject: a file is no Parquet file.
-    """
-    counts = ShardCounts()
-    for path in paths:
-        entry = known.get(path) or table_file_entry(output, path)
-        counts.files.append(entry)
-        if path.startswith("images/"):
-            counts.images += entry.rows or 0
-        elif path.startswith("samples/"):
-            for row in _columns(output, path, "family", "task", "split", "source_file"):
-                counts.samples[row["family"], row["task"], row["split"]] += 1
-                counts.samples_of[row["source_file"]] += 1
-        elif path.startswith("looks/"):
-            for row in cast("list[Mapping[str, list[dict[str, str]]]]", _columns(output, path, "withheld")):
-                families = Counter(item["family"] for item in row["withheld"] if item["reason"] == RejectReason.LEAKAGE)
-                counts.leaks.update(families)
-                counts.leaking_images.update(families.keys())
-        else:
-            for row in _columns(output, path, "source_file", "reason"):
-                counts.rejects[row["source_file"], row["reason"]] += 1
-    return counts
-
-
-def _columns(objects: Objects, path: str, *names: str) -> list[Mapping[str, str]]:
-    return cast("list[Mapping[str, str]]", read_table(objects, path, names).to_pylist())

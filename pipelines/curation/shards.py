@@ -1,42 +1,37 @@
 """Shards: the unit of work. One task takes the pictures of a shard and all their drafts, and writes its files.
 
-`images/<n>.parquet`, `samples/<n>.parquet` and `rejects/<n>.parquet` of one shard belong together. What is written here
-isn't published yet: whether a picture may be trained on is only known when all pictures have been looked at (see
-`judging`). Hence `looks/<n>.parquet`, written last: a shard that has one is done.
+What is written here isn't published yet: whether a picture may be trained on is only known when all pictures have been
+looked at (see `judging`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias
 
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.drafts import IDENTITY_BITS, DraftFile, ImageFile, StagedDraft, read_drafts
-from pipelines.curation.intake import NamedFile, read_file
-from pipelines.curation.looks import Look, Name, Use, looks_file, write_looks
+from pipelines.curation.intake import NamedFile
+from pipelines.curation.looking import Looked, LookingAhead
+from pipelines.curation.looks import Look, Name, Use
 from pipelines.curation.records import RecordError
+from pipelines.curation.shard_files import write_shard, written_files
 from pipelines.curation.steps.assemble import assemble, reject_of
 from pipelines.curation.steps.filters import SampleFilter, in_split
-from pipelines.curation.steps.images import ProbedImage, decoding_quietly, look_at
+from pipelines.curation.steps.images import ProbedImage
 from pipelines.curation.steps.paths import SourceFolder
 from pipelines.curation.steps.regions import MaskReader
-from storage.corpus import write_images, write_rejects, write_samples
-from storage.errors import SourceError
-from storage.keys import bytes_key
+from storage.manifest import FileEntry
 from storage.objects import Objects
 from storage.schema import ImageRecord, Reject, RejectReason, Sample
 
-__all__ = ["CuratedImage", "ShardContext", "ShardImage", "ShardWork", "curate_images", "drafted_images", "make_shard",
-           "plan_shards", "shard_files", "write_made"]  # fmt: skip
+__all__ = ["CuratedImage", "ShardContext", "ShardImage", "ShardWork", "curate_images", "drafted_images",
+           "looking_ahead", "make_shard", "plan_shards", "write_made"]  # fmt: skip
 
 _NUM_IDENTITIES = 2**IDENTITY_BITS
 _Found: TypeAlias = "str | RecordError"
-_Looked: TypeAlias = "tuple[bytes | None, ProbedImage | RecordError]"
-"""The bytes of a picture's file, and what it is or why it can't be decoded."""
 _FOR_OTHERS = (RejectReason.DUPLICATE, RejectReason.EXPRESSION_DUPLICATE)
 
 
@@ -85,6 +80,11 @@ class ShardImage:
     """What it is, where a parent knows that: then it isn't decoded again."""
     samples: tuple[Sample, ...] = ()
     """Samples that a parent has of it."""
+
+    @property
+    def unread(self) -> ImageFile | None:
+        """Where its bytes have to be read from; None: they are here, or nobody needs them."""
+        return self.file if self.data is None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,26 +151,28 @@ def _starts(homes: Sequence[int], images_per_shard: int) -> list[int]:
     return starts
 
 
-def shard_files(name: str) -> tuple[str, ...]:
-    """Keys of the files of a shard: images, samples, rejects, looks."""
-    return (*(f"{folder}/{name}.parquet" for folder in ("images", "samples", "rejects")), looks_file(name))
-
-
-def make_shard(context: ShardContext, work: ShardWork) -> None:
-    """Makes one shard and writes its files, create-only; does nothing where they are all there.
+def make_shard(context: ShardContext, work: ShardWork) -> tuple[FileEntry, ...]:
+    """Makes one shard and writes its files, create-only; where they are all there nothing is made.
 
     Args:
         context: of the run.
         work: its pictures.
 
+    Returns:
+        Manifest entries of the files.
+
     Raises:
         SourceError: a picture changed while the run was going on.
         InfrastructureError: a store can't be reached.
     """
-    if context.made.exists(looks_file(work.name)):
-        return
-    rejects, images = drafted_images(context, work)
-    write_made(context.made, work.name, curate_images(context, images), rejects)
+    written = written_files(context.made, work.name)
+    if written is not None:
+        return written
+    with looking_ahead(context) as ahead:
+        ahead.begin({digest: file for file, digest in reversed(work.files) if isinstance(digest, str)})
+        rejects, images = drafted_images(context, work)
+        curated = curate_images(context, images, ahead)
+    return write_made(context.made, work.name, curated, rejects)
 
 
 def write_made(
@@ -181,12 +183,16 @@ def write_made(
     images: Sequence[ImageRecord] = (),
     samples: Sequence[Sample] = (),
     looks: Sequence[Look] = (),
-) -> None:
+) -> tuple[FileEntry, ...]:
     """Writes the files of a shard: what came out of its pictures, and whatever else stands in it."""
-    write_images(made, name, [*images, *(item.record for item in curated if item.record is not None)])
-    write_samples(made, name, [*samples, *(sample for item in curated for sample in item.samples)])
-    write_rejects(made, name, [*rejects, *(reject for item in curated for reject in item.rejects)])
-    write_looks(made, name, [*looks, *(item.look for item in curated if item.look is not None)])
+    return write_shard(
+        made,
+        name,
+        images=[*images, *(item.record for item in curated if item.record is not None)],
+        samples=[*samples, *(sample for item in curated for sample in item.samples)],
+        rejects=[*rejects, *(reject for item in curated for reject in item.rejects)],
+        looks=[*looks, *(item.look for item in curated if item.look is not None)],
+    )
 
 
 def drafted_images(context: ShardContext, work: ShardWork) -> tuple[list[Reject], list[ShardImage]]:
@@ -197,8 +203,9 @@ def drafted_images(context: ShardContext, work: ShardWork) -> tuple[list[Reject]
     rejects: list[Reject] = []
     drafts_of: dict[str, list[StagedDraft]] = {}
     files_of: dict[str, set[ImageFile]] = {}
-    for staged, (path, extent) in read_drafts(context.work, context.drafts, work.ranges):
-        file = ImageFile(root_of[staged.place], path, extent)
+    for staged in read_drafts(context.work, context.drafts, work.ranges):
+        image = staged.draft.image
+        file = ImageFile(root_of[staged.place], image.path, image.extent or ())
         if file not in files:
             continue  # its bytes are those of a picture of another shard
         digest = files[file]
@@ -219,47 +226,37 @@ def _names(drafts: Sequence[StagedDraft]) -> tuple[Name, ...]:
     return tuple({Name(source_file, image.path, image.coco_id): None for source_file, image in named})
 
 
-def curate_images(context: ShardContext, images: Sequence[ShardImage]) -> list[CuratedImage]:
+def curate_images(context: ShardContext, images: Sequence[ShardImage], ahead: LookingAhead) -> list[CuratedImage]:
     """Samples and rejects of each picture, and its record if any sample needs it.
 
     They follow from the set of what is said about it: of rows that say the same, the first by file and locator stays,
     whatever order they are read in.
 
+    Args:
+        context: of the run.
+        images: what to curate.
+        ahead: has begun with all pictures that are unread.
+
     Raises:
         SourceError: a picture changed while the run was going on.
     """
-    return [_curate_image(context, image, looked) for image, looked in _looked_at(context, images)]
+    looked = (None if image.unread is None else ahead.take(image.image_id) for image in images)
+    return [_curate_image(context, image, found) for image, found in zip(images, looked, strict=True)]
 
 
-def _looked_at(context: ShardContext, images: Sequence[ShardImage]) -> Iterator[tuple[ShardImage, _Looked]]:
-    """Each picture with its bytes; the next ones are read and decoded meanwhile."""
-    with decoding_quietly(), ThreadPoolExecutor(context.config.num_threads) as pool:
-        yield from zip(images, pool.map(partial(_look, context), images), strict=True)
+def looking_ahead(context: ShardContext) -> LookingAhead:
+    """Threads that read and decode pictures of the run's sources."""
+    return LookingAhead(context.roots, context.config.num_threads, context.config.max_image_px)
 
 
-def _look(context: ShardContext, image: ShardImage) -> _Looked:
-    data = image.data
-    if data is None and image.file is not None:
-        data = read_file(context.roots, image.file)
-        if bytes_key(data) != image.image_id:
-            raise SourceError(f"{image.file.path}: the file changed while it was being curated; run curate again")
-    if image.known is not None:
-        return data, image.known
-    assert image.file is not None, "what no parent knows is in a file"
-    assert data is not None, "it was read"
-    try:
-        return data, look_at(data, context.config.max_image_px, image.file.path, image.image_id)
-    except RecordError as error:
-        return data, error
-
-
-def _curate_image(context: ShardContext, image: ShardImage, looked: _Looked) -> CuratedImage:
-    data, probed = looked
+def _curate_image(context: ShardContext, image: ShardImage, looked: Looked | None) -> CuratedImage:
+    data, probed = (image.data, None) if looked is None else looked
+    probed = image.known or probed
+    assert probed is not None, "what no parent knows is in a file"
     if isinstance(probed, RecordError):
         # Each record names the picture as it knows it, so that no other record has a say in that.
-        said = probed.detail.removeprefix("" if image.file is None else image.file.path)
         errors = (
-            reject_of(staged.draft, RecordError(probed.reason, f"{staged.draft.image.path}{said}"))
+            reject_of(staged.draft, RecordError(probed.reason, f"{staged.draft.image.path}{probed.detail}"))
             for staged in image.drafts
         )
         return CuratedImage(None, None, (), tuple(errors))

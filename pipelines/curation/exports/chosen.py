@@ -71,6 +71,24 @@ class Chosen:
                 yield name, shard, by_image
         progress.update(total, total, unit="shards")
 
+    def count(self, progress: Progress, *, without_image: bool) -> ExportCounts:
+        """What an export would write, without reading a picture.
+
+        Args:
+            progress: told of shards.
+            without_image: whether the format has a place for samples without a picture.
+        """
+        counts = ExportCounts()
+        for _, _, by_image in self.shards(progress):
+            imageless = [] if without_image else by_image.pop(None, [])
+            counts.without_image += len(imageless)
+            for image_id, samples in by_image.items():
+                splits = {sample.split for sample in samples}
+                counts.splits |= splits
+                counts.images += 0 if image_id is None else len(splits)
+                counts.samples += len(samples)
+        return counts
+
 
 def images_of(shard: Corpus, wanted: Collection[str | None]) -> Iterator[ImageRecord]:
     """The wanted images of a shard, a few at a time in memory.

@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Protocol, TypeAlias
 
 from pipelines.curation.exports.chosen import Chosen, ExportCounts, images_of
 from pipelines.curation.exports.readme import export_readme
@@ -25,7 +25,7 @@ from storage.keys import Json
 from storage.masks import area_px, box_xyxy_px
 from storage.schema import ImageRecord, Region, Sample, Turn, VisualPrompt
 
-__all__ = ["UNNAMED", "export_coco"]
+__all__ = ["UNNAMED", "CocoLayout", "export_coco", "export_coco_as"]
 
 _Entry: TypeAlias = dict[str, Json]
 _REGION = re.compile(r"<region(\d+)>")
@@ -44,10 +44,50 @@ means no mask (`picture`; `no_target` where nothing on the picture fits). An exp
 number of its `turn`."""
 
 
+class CocoLayout(Protocol):
+    """Where the files of an export lie, and how expressions stand in them."""
+
+    about: str
+    """How the files are to be read, in Markdown."""
+
+    def labels(self, folder: Path, split: str) -> Path:
+        """The JSON file of a split."""
+        ...
+
+    def pictures(self, folder: Path, split: str) -> Path:
+        """The folder that `file_name` of a split's pictures lies below; splits may share one."""
+        ...
+
+    def annotation(self, entry: _Entry) -> _Entry:
+        """An annotation as it is written, given all its expressions."""
+        ...
+
+
+class _Plain:
+    """One folder of annotations, one of pictures; expressions whole."""
+
+    about = _LAYOUT
+
+    def labels(self, folder: Path, split: str) -> Path:
+        return folder / "annotations" / f"{file_word(split)}.json"
+
+    def pictures(self, folder: Path, split: str) -> Path:
+        return folder / "images"
+
+    def annotation(self, entry: _Entry) -> _Entry:
+        return entry
+
+
 def export_coco(chosen: Chosen, folder: Path, progress: Progress) -> ExportCounts:
-    """Writes the export into an empty folder.
+    """Writes the export into an empty folder; arguments and errors as of `export_coco_as`."""
+    return export_coco_as(_Plain(), chosen, folder, progress)
+
+
+def export_coco_as(layout: CocoLayout, chosen: Chosen, folder: Path, progress: Progress) -> ExportCounts:
+    """Writes an export in COCO's JSON into an empty folder.
 
     Args:
+        layout: where its files lie.
         chosen: what is exported.
         folder: that is there.
         progress: told of shards.
@@ -58,22 +98,23 @@ def export_coco(chosen: Chosen, folder: Path, progress: Progress) -> ExportCount
     counts = ExportCounts()
     files: dict[str, _SplitFile] = {}
     categories: dict[str, int] = {}
-    (folder / "annotations").mkdir()
-    (folder / "images").mkdir()
     num_images = num_annotations = 0
     try:
         for name, shard, by_image in chosen.shards(progress):
             counts.without_image += len(by_image.pop(None, ()))
             for image in images_of(shard, by_image):
                 num_images += 1
-                file_name = _write_picture(folder / "images", name, image)
                 for split, samples in _by_split(by_image[image.image_id]).items():
                     if split not in files:
-                        files[split] = _SplitFile(folder / "annotations", split, chosen.corpus.manifest.key)
+                        files[split] = _SplitFile(layout.labels(folder, split), split, chosen.corpus.manifest.key)
+                    file_name = _write_picture(layout.pictures(folder, split), name, image)
                     described = _Described(num_images, num_annotations + 1, categories)
                     described.add(samples)
                     num_annotations += len(described.annotations)
-                    files[split].add(_image_entry(num_images, file_name, image, described), described.annotations)
+                    files[split].add(
+                        _image_entry(num_images, file_name, image, described),
+                        [layout.annotation(entry) for entry in described.annotations],
+                    )
                     counts.images += 1
                     counts.samples += len(samples)
         for split in files.values():
@@ -82,15 +123,16 @@ def export_coco(chosen: Chosen, folder: Path, progress: Progress) -> ExportCount
         for split in files.values():
             split.close()
     counts.splits = set(files)
-    (folder / "README.md").write_text(export_readme(chosen, {}, _LAYOUT), encoding="utf-8")
+    (folder / "README.md").write_text(export_readme(chosen, {}, layout.about), encoding="utf-8")
     return counts
 
 
 class _SplitFile:
     """The JSON file of one split, whose two lists grow side by side in files of their own."""
 
-    def __init__(self, folder: Path, split: str, key: str) -> None:
-        self._path = folder / f"{file_word(split)}.json"
+    def __init__(self, path: Path, split: str, key: str) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.with_suffix(".images").exists():
             raise DataError(f"split {split!r}: another split has the same file name; export one at a time")
         self._info: _Entry = {"description": f"corpus {key}, split {split}"}
@@ -234,8 +276,9 @@ def _write_picture(folder: Path, shard: str, image: ImageRecord) -> str | None:
     if image.data is None:
         return None
     path = f"{shard}/{picture_name(image)}"
-    (folder / shard).mkdir(exist_ok=True)
-    (folder / path).write_bytes(image.data)
+    (folder / shard).mkdir(parents=True, exist_ok=True)
+    if not (folder / path).exists():  # of another split
+        (folder / path).write_bytes(image.data)
     return path
 
 

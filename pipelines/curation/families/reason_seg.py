@@ -1,8 +1,8 @@
 """ReasonSeg: a LabelMe file beside each picture, with questions that all mean the same area of it.
 
-`shapes` are polygons with a label: `target`; `ignore`, areas that count neither way in evaluation and are no part of
-the target here; `flag`, which means nothing. Each text under `text` is one record. `is_sentence` tells questions from
-mere phrases, which the schema doesn't, so it isn't read. Some of the files are cp1252, not UTF-8.
+`shapes` are polygons with a label: `target`; `ignore`, areas that are no part of the target and count neither way in
+evaluation (`Region.ignored`); `flag`, which means nothing. Each text under `text` is one record. `is_sentence` tells
+questions from mere phrases, which the schema doesn't, so it isn't read. Some of the files are cp1252, not UTF-8.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pipelines.curation.steps.regions import MaskReader
 from pipelines.curation.steps.texts import SEG, region_numbers
 from storage.keys import bytes_key
 from storage.masks import box_xyxy_px
-from storage.schema import PromptKind, Region, Reject, RejectReason, Sample, Task, VisualPrompt
+from storage.schema import Mask, PromptKind, Region, Reject, RejectReason, Sample, Task, VisualPrompt
 
 __all__ = ["assemble", "reject_of", "sample_key"]
 
@@ -75,14 +75,18 @@ def sample_key(sample: Sample) -> str:
     content = [
         *(sample.image_id, sample.family, sample.task.value, sample.split, sample.source_file, sample.locator),
         [
-            [mask.height, mask.width, mask.counts.decode("ascii"), region.category, region.source_id]
+            [*_mask_content(region.mask), region.category, region.source_id]
+            + ([] if region.ignored is None else _mask_content(region.ignored))
             for region in sample.regions
-            for mask in (region.mask,)
         ],
         [[prompt.kind.value, prompt.region, prompt.box_xyxy_px, prompt.points_xy_px] for prompt in sample.prompts],
         [[turn.text, turn.answer, turn.targets, turn.options] for turn in sample.turns],
     ]
     return bytes_key(_ENCODER.encode(content).encode())
+
+
+def _mask_content(mask: Mask) -> list[int | str]:
+    return [mask.height, mask.width, mask.counts.decode("ascii")]
 
 
 def _left_to_right(regions: tuple[Region, ...]) -> tuple[Region, ...]:

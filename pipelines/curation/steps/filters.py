@@ -114,9 +114,10 @@ class SampleFilter:
 
     def _check_expression(self, sample: Sample) -> None:
         config = self._config
+        has_lengths = config.min_words is not None or config.max_words is not None
         for turn in sample.turns:
-            words = len(_WORD.findall(turn.text))
-            if not (config.min_words or 0) <= words <= (config.max_words or words):
+            words = len(_WORD.findall(turn.text)) if has_lengths else 0
+            if has_lengths and not (config.min_words or 0) <= words <= (config.max_words or words):
                 raise RecordError(
                     RejectReason.EXPRESSION_LENGTH,
                     f"expected {config.min_words or 0} to {config.max_words or 'any number of'} words, got {words}",

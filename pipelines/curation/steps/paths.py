@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from storage.schema import RejectReason
 __all__ = ["FolderFile", "SourceFolder", "safe_join"]
 
 _MAX_NAME_BYTES = 255  # of one path segment, on every common file system
+_KINDS = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "FIFO"), (stat.S_ISSOCK, "socket"), (stat.S_ISCHR, "device"),
+          (stat.S_ISBLK, "device"))  # fmt: skip
 
 
 def safe_join(folder: str, name: str) -> str:
@@ -59,9 +62,17 @@ class SourceFolder:
 
     url: str
 
-    @property
+    def __reduce__(self) -> tuple[type[SourceFolder], tuple[str]]:
+        return SourceFolder, (self.url,)  # where its links lead is another machine's business
+
+    @cached_property
     def _local(self) -> Path | None:
         return Objects.open(self.url).local_path
+
+    @cached_property
+    def _root(self) -> str:
+        """Where the folder itself leads; looked up once, so that files cost a look at their own folders alone."""
+        return os.path.realpath(self._local or "")
 
     @property
     def is_local(self) -> bool:
@@ -81,7 +92,7 @@ class SourceFolder:
             except ObjectNotFound:
                 raise _absent(path) from None
         try:
-            return Path(_resolved(local, path)).open("rb")
+            return os.fdopen(_opened(_resolved(self._root, path), path), "rb")
         except (FileNotFoundError, NotADirectoryError):
             raise _absent(path) from None
         except OSError as error:
@@ -106,7 +117,7 @@ class SourceFolder:
             yield from (info.key for info in Objects.open(self.url).iterate(folder))
             return
         try:
-            top = _resolved(local, folder)
+            top = _resolved(self._root, folder)
             yield from _walk(top, f"{folder}/" if folder else "")
         except (FileNotFoundError, NotADirectoryError):
             raise _absent(folder) from None
@@ -148,7 +159,7 @@ class SourceFolder:
                 raise _absent(path) from None
             except CorruptObject as error:
                 raise RecordError(RejectReason.IMAGE_UNREADABLE, f"{path}: {error}") from error
-        return _read_local(local, path, extent)
+        return _read_local(self._root, path, extent)
 
     def stamp(self, path: str) -> tuple[int, ...] | None:
         """What changes when a file does; None: there is no such file. Raises as `read` does."""
@@ -159,7 +170,7 @@ class SourceFolder:
             except ObjectNotFound:
                 return None
         try:
-            found = os.stat(_resolved(local, path))
+            found = os.stat(_resolved(self._root, path))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -237,13 +248,12 @@ def _entries(folder: str, prefix: str) -> Iterator[tuple[str, str | None]]:
     return iter(sorted(found))
 
 
-def _read_local(folder: Path, path: str, extent: tuple[int, ...] | None) -> bytes:
+def _read_local(root: str, path: str, extent: tuple[int, ...] | None) -> bytes:
     try:
-        resolved = _resolved(folder, path)
-        if extent is None:
-            return Path(resolved).read_bytes()
-        start, size = extent
-        with Path(resolved).open("rb") as file:
+        with os.fdopen(_opened(_resolved(root, path), path), "rb") as file:
+            if extent is None:
+                return file.read()
+            start, size = extent
             file.seek(start)
             data = file.read(size)
         if len(data) < size:
@@ -255,16 +265,39 @@ def _read_local(folder: Path, path: str, extent: tuple[int, ...] | None) -> byte
         raise _unreadable(path, error) from None
 
 
-def _resolved(folder: Path, path: str) -> str:
-    """Where a path leads; raises OSError, and RecordError where that is outside of the folder."""
-    resolved = os.path.realpath(folder / path, strict=True)
-    root = os.path.realpath(folder)
+def _resolved(root: str, path: str) -> str:
+    """Where a path leads; raises OSError, and RecordError where that is outside of the folder.
+
+    Args:
+        root: of the folder, without links.
+        path: below it.
+    """
+    place = root
+    for segment in path.split("/"):
+        place = f"{place}/{segment}"
+        if segment == ".." or stat.S_ISLNK(os.lstat(place).st_mode):
+            break
+    else:
+        return place
+    resolved = os.path.realpath(f"{root}/{path}", strict=True)
     if os.path.commonpath([resolved, root]) != root:
         raise RecordError(
             RejectReason.PATH_UNSAFE,
             f"{path}: a link leads out of the source's folder; copy the file, or name its folder as image_root",
         )
     return resolved
+
+
+def _opened(place: str, path: str) -> int:
+    """Descriptor of a file; raises OSError, and RecordError of what isn't one.
+
+    Whoever opens a FIFO waits until somebody writes into it, and a device may have no end.
+    """
+    mode = os.stat(place).st_mode
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "something else")
+        raise RecordError(RejectReason.IMAGE_UNREADABLE, f"{path}: expected a file, found a {kind}")
+    return os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # should it have become a FIFO just now
 
 
 def _absent(path: str) -> RecordError:

@@ -18,7 +18,7 @@ from pipelines.curation.records import (
     RecordError,
 )
 from pipelines.curation.steps.images import decode_image
-from pipelines.curation.steps.painting import painted_mask
+from pipelines.curation.steps.painting import painted_masks
 from storage.masks import MaskError, encode_mask, mask_from_coco
 from storage.schema import Mask, Region, RejectReason
 
@@ -84,7 +84,8 @@ class MaskReader:
         self._height, self._width = height, width
         self._read = read
         self._max_image_px = max_image_px
-        self._masks: dict[bytes, Mask | RecordError] = {}
+        self._regions: dict[int, tuple[DraftRegion, Region]] = {}
+        self._masks: dict[bytes, tuple[Mask, Mask | None] | RecordError] = {}
         self._panoptic: dict[str, dict[int, Mask] | RecordError] = {}
         self._painted: dict[str, Mask | RecordError] = {}
 
@@ -94,24 +95,35 @@ class MaskReader:
         Raises:
             RecordError: the encoding is damaged, doesn't fit the picture, lies outside of it or is empty.
         """
+        # Sentences on one target share its region; whoever is in here stays, so that its id is nobody else's.
+        found = self._regions.get(id(draft))
+        if found is None:
+            found = self._regions[id(draft)] = draft, self._region(draft)
+        return found[1]
+
+    def _region(self, draft: DraftRegion) -> Region:
+        ignored = None
         if isinstance(draft.segmentation, PanopticSegment):
             mask = self._segment(draft.segmentation)
         elif isinstance(draft.segmentation, MaskFile):
             mask = self._mask_file(draft.segmentation.path)
         else:
-            mask = self._encoded(draft.segmentation, draft.source_id)
-        return Region(mask=mask, category=draft.category, source_id=draft.source_id)
+            mask, ignored = self._encoded(draft.segmentation, draft.source_id)
+        return Region(mask=mask, category=draft.category, source_id=draft.source_id, ignored=ignored)
 
-    def _encoded(self, segmentation: CocoSegmentation | PaintedShapes, source_id: str | None) -> Mask:
+    def _encoded(
+        self, segmentation: CocoSegmentation | PaintedShapes, source_id: str | None
+    ) -> tuple[Mask, Mask | None]:
+        """The mask, and what is ignored beside it."""
         # Several families draw on the same annotations: equal encodings of a picture are one mask.
         key = pickle.dumps(segmentation)
         found = self._masks.get(key)
         if found is None:
             try:
                 if isinstance(segmentation, PaintedShapes):
-                    found = painted_mask(segmentation, self._height, self._width)
+                    found = painted_masks(segmentation, self._height, self._width)
                 else:
-                    found = mask_from_coco(segmentation, self._height, self._width)
+                    found = mask_from_coco(segmentation, self._height, self._width), None
             except MaskError as error:
                 named = "shapes" if isinstance(segmentation, PaintedShapes) else f"region {source_id}"
                 detail = str(error).removeprefix(f"{error.reason}: ")

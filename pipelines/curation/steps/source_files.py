@@ -162,7 +162,7 @@ class SourceFiles:
         """A file, to be read from its beginning.
 
         Raises:
-            SourceError: it is absent, or leads out of the folder.
+            SourceError: it is absent, no file, or leads out of the folder.
             InfrastructureError: the store can't be reached.
         """
         if not self.folder.exists():
@@ -172,9 +172,21 @@ class SourceFiles:
         except RecordError as error:
             raise self._unusable(name, error) from None
 
+    def problem(self, name: str) -> str | None:
+        """What is wrong with a file whose folder is there; None: it can be opened."""
+        try:
+            self.folder.open(safe_join("", name)).close()
+        except RecordError as error:
+            return _state(name, error)
+        return None
+
     def _unusable(self, name: str, error: RecordError) -> SourceError:
-        known = {RejectReason.IMAGE_MISSING: "absent", RejectReason.PATH_UNSAFE: "leads out of the source's folder"}
-        return SourceError(f"{name}: {known.get(error.reason, error.detail)}; {self._remedy(name)}")
+        return SourceError(f"{name}: {_state(name, error)}; {self._remedy(name)}")
 
     def _remedy(self, name: str) -> str:
         return f"expected {', '.join(self.expected or (name,))} under {self.folder.url}"
+
+
+def _state(name: str, error: RecordError) -> str:
+    known = {RejectReason.IMAGE_MISSING: "absent", RejectReason.PATH_UNSAFE: "leads out of the source's folder"}
+    return known.get(error.reason, error.detail.removeprefix(f"{name}: "))

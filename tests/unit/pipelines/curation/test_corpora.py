@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pickle
 import shutil
@@ -12,13 +13,13 @@ from typing import cast
 
 import pytest
 
-from pipelines.curation import shards
+from pipelines.curation import shard_files
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import VERSION, curate_local, curation_key
 from pipelines.curation.testing import polygon_of, write_coco, write_picture
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus, write_samples
-from storage.errors import CorruptObject
+from storage.errors import CorruptObject, SourceError
 from storage.manifest import FileEntry, read_manifest, verify_manifest
 from storage.objects import Objects
 from storage.schema import Sample
@@ -158,10 +159,21 @@ def test_a_lost_row_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def forgetful(objects: Objects, name: str, samples: Iterable[Sample]) -> FileEntry:
         return write_samples(objects, name, list(samples)[1:])
 
-    monkeypatch.setattr(shards, "write_samples", forgetful)
+    monkeypatch.setattr(shard_files, "write_samples", forgetful)
     with pytest.raises(CorruptObject, match=r"refs\(unc\)\.p: expected 3 records as samples and rejects, found 2"):
         curate_local(config, output, NullProgress())
     assert read_manifest(output) is None
+
+
+def test_the_collector_is_as_it_was_after_a_run_and_after_an_error(tmp_path: Path) -> None:
+    config = _write(tmp_path / "in")
+    before = gc.get_threshold()
+    curate_local(config, Objects.open(tmp_path / "out"), NullProgress())
+    assert gc.get_threshold() == before
+    (tmp_path / "in/refcoco/refs(unc).p").write_bytes(b"no pickle")
+    with pytest.raises(SourceError, match="expected a whole pickle"):
+        curate_local(config, Objects.open(tmp_path / "again"), NullProgress())
+    assert gc.get_threshold() == before
 
 
 def test_an_image_without_samples_is_left_out(tmp_path: Path) -> None:

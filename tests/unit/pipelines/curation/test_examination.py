@@ -54,7 +54,7 @@ def test_a_renamed_file_is_found_where_it_is(root: Path) -> None:
     (root / "refcoco/refs(unc).p").rename(root / "refs(unc).p")
     (finding,) = _examined(root).findings
     assert finding.name == "refcoco/refs(unc).p"
-    assert finding.problem.startswith("absent; expected refcoco/refs(unc).p, refcoco/instances.json under")
+    assert finding.problem == "absent"
     assert finding.remedy == "found refs(unc).p: move it, or name it in the source"
     (root / "refs(unc).p").rename(root / "refcoco/refs_unc.p")
     assert _examined(root).findings[0].remedy.startswith("found refcoco/refs_unc.p")

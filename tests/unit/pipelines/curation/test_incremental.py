@@ -2,143 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import json
-import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from pipelines.curation import corpora, intake, shards
+from pipelines.curation import compaction, corpora, intake, looking
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curate_local, curate_with, find_target
 from pipelines.curation.steps.images import ProbedImage
-from pipelines.curation.testing import Backwards, Killed, KilledAfter, polygon_of, write_coco
+from pipelines.curation.testing import Backwards, Killed, KilledAfter
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus
 from storage.errors import ManifestConflict, ObjectNotFound, SourceError
+from storage.keys import bytes_key
 from storage.manifest import Manifest, verify_manifest
 from storage.objects import Objects
 from storage.schema import ImageRecord
+from tests.changing_sources import BOXES, Lake, encoded, smooth_picture
 
-_SIDE = 48
-_BOXES = [[2, 3, 20, 20], [10, 10, 40, 30]]
-_TEXTS = ["the cup", "a cup", "Cup.", "the red cup", "a dog"]
 _OWN_FACTS = {"layer", "parents", "since_parent", "parts"}
-
-
-def _picture(seed: int) -> Image.Image:
-    """Smooth shapes, as photographs have and noise hasn't."""
-    cells = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (7, 7, 3), np.uint8))
-    return cells.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-
-
-def _encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    sink = io.BytesIO()
-    image.save(sink, kind, **options)
-    return sink.getvalue()
-
-
-def _pictures() -> dict[str, bytes]:
-    """Some that look alike, some that are the same bytes under two names, two with one COCO id, one that is damaged."""
-    plain = {f"{number}.png": _encoded(_picture(number)) for number in range(5)}
-    alike = {f"alike{number}.jpg": _encoded(_picture(number), "JPEG", quality=60 + number) for number in range(3)}
-    worse = {"worse0.jpg": _encoded(_picture(0), "JPEG", quality=30)}
-    same = {"same0.png": plain["0.png"], "same4.png": plain["4.png"]}
-    coco = {f"{name}000000000007.png": _encoded(_picture(20 + len(name))) for name in ("", "COCO_train2014_")}
-    return {**plain, **alike, **worse, **same, **coco, "bad.png": b"no picture", "more.png": _encoded(_picture(30))}
-
-
-class Lake:
-    """A folder of sources that changes at random."""
-
-    def __init__(self, root: Path, seed: int) -> None:
-        self.root, self.draw = root, random.Random(seed)
-        self.pictures = _pictures()
-        self.sources: dict[str, dict[str, object]] = {}
-        for name in self.draw.sample(sorted(self.pictures), 11):
-            self._bring(name)
-        for _ in range(4):
-            self._write()
-
-    def change(self) -> None:
-        """One to three changes."""
-        for _ in range(self.draw.randint(1, 3)):
-            kind = self.draw.choice(["write", "write", "write", "drop", "bring", "mend"])
-            if kind == "write":
-                self._write()
-            elif kind == "drop" and len(self.sources) > 2:
-                del self.sources[self.draw.choice(sorted(self.sources))]
-            elif kind == "bring":
-                self._bring(self.draw.choice(sorted(self.pictures)))
-            elif kind == "mend":
-                self.pictures["bad.png"] = _encoded(_picture(40))
-                self._bring("bad.png")
-
-    def config(self, parent: Path | None = None) -> CurationConfig:
-        order = self.draw.sample(sorted(self.sources), len(self.sources))
-        rows = {"root": str(self.root), "sources": [self.sources[name] for name in order], "max_reject_share": 1}
-        shards = {"images_per_shard": self.draw.choice([2, 3, 512])}
-        return CurationConfig.model_validate({**rows, **shards, "parent": None if parent is None else str(parent)})
-
-    def _bring(self, name: str) -> None:
-        for folder in ("", "folder/") if name.startswith(("1", "alike")) else ("",):
-            path = self.root / folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.pictures[name])
-
-    def _write(self) -> None:
-        """A source that is new, or another one in the place of an old one."""
-        kind = self.draw.choice(["rows", "rows", "rows", "refs", "folder"])
-        if kind == "folder":
-            if (self.root / "folder").exists():
-                self.sources["folder"] = {"kind": "images", "pictures": ["folder"], "images": ""}
-        elif kind == "refs":
-            self._write_refs(self.draw.choice(["g1", "g2"]))
-        else:
-            name = f"rows{self.draw.randint(0, 4)}.jsonl"
-            (self.root / name).write_text("\n".join(json.dumps(self._row()) for _ in range(self.draw.randint(0, 9))))
-            family = self.draw.choice(["one", "two"])
-            self.sources[name] = {"kind": "generic", "rows": [name], "family": family}
-
-    def _row(self) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "image": self.draw.choice([*self.pictures, "never.png"]),
-            "split": self.draw.choice(["train"] * 5 + ["val"]),
-        }
-        if self.draw.random() < 0.4:
-            return row | {"caption": self.draw.choice(_TEXTS)}
-        if self.draw.random() < 0.1:
-            return row | {"expression": "no mask"}
-        box = {"segmentation": {"box_xyxy_px": self.draw.choice([*_BOXES, [50, 50, 60, 60]])}}
-        return row | {"expression": self.draw.choice(_TEXTS)} | box
-
-    def _write_refs(self, folder: str) -> None:
-        names = self.draw.sample(sorted(self.pictures), 4)
-        write_coco(
-            self.root / folder / "instances.json",
-            [{"id": n, "file_name": name, "height": _SIDE, "width": _SIDE} for n, name in enumerate(names)],
-            [
-                {"id": n, "image_id": n, "category_id": 1, "segmentation": polygon_of((2, 3, 20, 20))}
-                for n in range(len(names))
-            ],
-        )
-        refs = [
-            {
-                "ref_id": n,
-                "image_id": n,
-                "ann_id": [n],
-                "split": self.draw.choice(["train", "train", "train", "testA"]),
-                "sentences": [{"sent_id": 2 * n + k, "raw": self.draw.choice(_TEXTS)} for k in range(2)],
-            }
-            for n in range(len(names))
-        ]
-        (self.root / folder / "grefs(unc).json").write_text(json.dumps(refs))
-        self.sources[folder] = {"kind": "grefcoco", "folder": folder, "images": ""}
 
 
 def _content(output: Path) -> dict[str, object]:
@@ -171,12 +56,26 @@ def _curate(config: CurationConfig, output: Path) -> Manifest:
     return curate_local(config, Objects.open(output), NullProgress())
 
 
+def _curate_with_kills(config: CurationConfig, output: Path) -> int:
+    """Kills the run after one item, two items and so on, until it comes to its end; returns the number of kills."""
+    for num_items in range(1, 200):
+        try:
+            curate_with(KilledAfter(num_items), config, Objects.open(output), NullProgress())
+        except Killed:
+            continue
+        return num_items - 1
+    raise AssertionError("the run doesn't end")
+
+
 def _bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_any_sequence_of_changes_gives_the_rows_of_a_fresh_run(tmp_path: Path, seed: int) -> None:
+def test_any_sequence_of_changes_gives_the_rows_of_a_fresh_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(compaction, "MAX_SMALL", 2)  # shards are joined again and again
     lake = Lake(tmp_path / "lake", seed)
     parent = tmp_path / "0"
     manifest = _curate(lake.config(), parent)
@@ -194,7 +93,10 @@ def test_any_sequence_of_changes_gives_the_rows_of_a_fresh_run(tmp_path: Path, s
         manifest, parent = found, output
 
 
-def test_killed_at_every_item_and_in_any_order_it_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_killed_at_every_item_and_in_any_order_it_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpora, "_SHARDS_PER_TASK", 1)
     lake = Lake(tmp_path / "lake", 2)
     _curate(lake.config(), tmp_path / "parent")
     for _ in range(3):
@@ -204,15 +106,95 @@ def test_killed_at_every_item_and_in_any_order_it_gives_the_same_bytes(tmp_path:
     assert manifest.facts["parents"]
     curate_with(Backwards(), config, Objects.open(tmp_path / "backwards"), NullProgress())
     assert _bytes_of(tmp_path / "backwards") == _bytes_of(tmp_path / "whole")
-    num_kills = 0
-    for num_items in range(1, 200):
-        try:
-            curate_with(KilledAfter(num_items), config, Objects.open(tmp_path / "killed"), NullProgress())
-        except Killed:
-            num_kills += 1
-        else:
-            break
-    assert num_kills > 10
+    assert _curate_with_kills(config, tmp_path / "killed") > 10
+    assert _bytes_of(tmp_path / "killed") == _bytes_of(tmp_path / "whole")
+
+
+def _shards(output: Path) -> list[str]:
+    return sorted(path.stem for path in (output / "looks").iterdir())
+
+
+def _grow(root: Path, tmp_path: Path, num_layers: int, **fields: object) -> list[dict[str, object]]:
+    """A corpus in `0`, and those of layers on top of it, each of one picture more and one record without picture."""
+    sources: list[dict[str, object]] = []
+    _write_pictures(root, range(num_layers + 2))
+    for number in range(num_layers + 1):
+        rows = [_cup(number), _cup(number + 1, "a dog"), _cup(99)]
+        sources.append(_write_rows(root, f"{number}.jsonl", rows))
+        parent = tmp_path / f"{number - 1}" if number else None
+        config = _config(root, *sources, parent=parent, images_per_shard=4, max_reject_share=1, **fields)
+        _curate(config, tmp_path / f"{number}")
+    return sources
+
+
+def test_many_small_layers_become_few_shards(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    sources = _grow(root, tmp_path, 10)
+    small = [f"l{number}-00000" for number in range(1, 9)]
+    assert _shards(tmp_path / "7") == ["00000", *small[:7]]
+    assert _shards(tmp_path / "8") == ["00000", *small]  # the first one has two pictures, half of what it may have
+    # Of nine shards with one picture each four are joined, four, and the last stays by itself.
+    assert _shards(tmp_path / "9") == ["00000", "l9-00000", "l9-joined-00000", "l9-joined-00001"]
+    assert _shards(tmp_path / "10") == [*_shards(tmp_path / "9")[:1], "l10-00000", *_shards(tmp_path / "9")[1:]]
+    whole = Corpus.open(Objects.open(tmp_path / "9"))
+    assert whole.manifest.facts["since_parent"]["samples_added"] == 2  # type: ignore[index, call-overload]
+    assert whole.manifest.facts["since_parent"]["samples_taken_out"] == 0  # type: ignore[index, call-overload]
+    assert len(whole.manifest.facts["parents"]) == 9  # type: ignore[arg-type]
+    for number in (9, 10):
+        config = _config(root, *sources[: number + 1], images_per_shard=4, max_reject_share=1)
+        _curate(config, tmp_path / f"fresh{number}")
+        assert _content(tmp_path / f"{number}") == _content(tmp_path / f"fresh{number}")
+
+
+def test_rejects_of_many_layers_become_few_files(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    sources: list[dict[str, object]] = []
+    _write_pictures(root, range(12))
+    for number in range(11):
+        sources.append(_write_rows(root, f"{number}.jsonl", [_cup(number), {"image": f"{number}.png", "split": "?"}]))
+        parent = tmp_path / f"{number - 1}" if number else None
+        _curate(_config(root, *sources, parent=parent, max_reject_share=1), tmp_path / f"{number}")
+    by_readers = [
+        sorted(path.stem for path in (tmp_path / name / "rejects").iterdir() if "source" in path.stem)
+        for name in ("9", "10")
+    ]
+    assert by_readers[0] == ["l9-source-00000", "l9-source-joined-00009"]
+    assert by_readers[1] == ["l10-source-00000", *by_readers[0]]
+    _curate(_config(root, *sources, max_reject_share=1), tmp_path / "fresh")
+    assert _content(tmp_path / "10") == _content(tmp_path / "fresh")
+
+
+def test_shards_are_joined_while_rows_are_withheld_and_come_back(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    sources = _grow(root, tmp_path, 8)
+    late = _write_rows(root, "val.jsonl", [_cup(2, split="val"), _cup(5, split="testA")])
+    fields: dict[str, Any] = {"images_per_shard": 4, "max_reject_share": 1}
+    more = [_write_rows(root, f"more{number}.jsonl", [_cup(number, "more")]) for number in (20, 21)]
+    _write_pictures(root, range(20, 22))
+    steps = [(*sources, late, more[0]), (*sources[:6], *more), (*sources, *more)]
+    for number, chosen in enumerate(steps, start=9):
+        _curate(_config(root, *chosen, parent=tmp_path / f"{number - 1}", **fields), tmp_path / f"{number}")
+        _curate(_config(root, *chosen, **fields), tmp_path / f"fresh{number}")
+        assert _content(tmp_path / f"{number}") == _content(tmp_path / f"fresh{number}")
+    assert "l9-joined-00000" in _shards(tmp_path / "9")
+
+
+def test_a_run_that_joins_shards_may_be_killed_at_every_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "_SHARDS_PER_TASK", 1)
+    root = tmp_path / "in"
+    sources = _grow(root, tmp_path, 8)
+    _write_pictures(root, range(20, 21))
+    config = _config(
+        root,
+        *sources,
+        _write_rows(root, "9.jsonl", [_cup(0, split="val"), _cup(20)]),
+        parent=tmp_path / "8",
+        images_per_shard=4,
+        max_reject_share=1,
+    )
+    _curate(config, tmp_path / "whole")
+    assert "l9-joined-00001" in _shards(tmp_path / "whole")
+    assert _curate_with_kills(config, tmp_path / "killed") > 10
     assert _bytes_of(tmp_path / "killed") == _bytes_of(tmp_path / "whole")
 
 
@@ -225,11 +207,11 @@ def _write_rows(root: Path, name: str, rows: list[dict[str, object]]) -> dict[st
 def _write_pictures(root: Path, numbers: range) -> None:
     root.mkdir(parents=True, exist_ok=True)
     for number in numbers:
-        (root / f"{number}.png").write_bytes(_encoded(_picture(number)))
+        (root / f"{number}.png").write_bytes(encoded(smooth_picture(number)))
 
 
 def _cup(number: int, text: str = "the cup", split: str = "train") -> dict[str, object]:
-    box = {"segmentation": {"box_xyxy_px": _BOXES[0]}}
+    box = {"segmentation": {"box_xyxy_px": BOXES[0]}}
     return {"image": f"{number}.png", "expression": text, "split": split, **box}
 
 
@@ -250,18 +232,18 @@ def test_work_is_done_for_what_is_new_alone(tmp_path: Path, monkeypatch: pytest.
     hashed: list[int] = []
 
     def look_at(data: bytes, max_image_px: int, name: str, image_id: str | None = None) -> ProbedImage:
-        decoded.append(name)
+        decoded.append(str(image_id))
         return _look_at(data, max_image_px, name, image_id)
 
     def digest(roots: Any, num_threads: int, files: Any) -> Any:
         hashed.append(len(files))
         return _hash_files(roots, num_threads, files)
 
-    _look_at, _hash_files = shards.look_at, intake.hash_files
-    monkeypatch.setattr(shards, "look_at", look_at)
+    _look_at, _hash_files = looking.look_at, intake.hash_files
+    monkeypatch.setattr(looking, "look_at", look_at)
     monkeypatch.setattr("pipelines.curation.gathering.hash_files", digest)
     manifest = _curate(_config(root, new, *old, parent=tmp_path / "parent"), tmp_path / "child")
-    assert sorted(decoded) == ["10.png", "11.png"]
+    assert sorted(decoded) == sorted(bytes_key((root / f"{number}.png").read_bytes()) for number in (10, 11))
     assert hashed == [2]
     before, after = (
         {path.relative_to(folder): path.stat().st_ino for path in folder.rglob("*.parquet") if "0000" in path.name}
@@ -306,7 +288,7 @@ def test_nothing_new_is_the_parent_and_nothing_is_written(tmp_path: Path) -> Non
 def test_rows_come_back_when_the_evaluation_set_is_gone(tmp_path: Path) -> None:
     root = tmp_path / "in"
     _write_pictures(root, range(4))
-    (root / "alike.jpg").write_bytes(_encoded(_picture(2), "JPEG", quality=70))
+    (root / "alike.jpg").write_bytes(encoded(smooth_picture(2), "JPEG", quality=70))
     train = _write_rows(root, "train.jsonl", [*(_cup(n) for n in range(4)), _cup(0, "a cup")])
     late = _write_rows(
         root,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.curation.records import DraftRegion, PaintedShapes, RecordError
-from pipelines.curation.steps.painting import painted_mask
+from pipelines.curation.steps.painting import painted_masks
 from pipelines.curation.steps.regions import MaskReader
 from storage.masks import MaskError, decode_mask
 
@@ -38,6 +38,7 @@ def test_each_pixel_is_of_the_smallest_shape_that_covers_it(
 ) -> None:
     layers = [(box, True) for box in targets] + [(box, False) for box in ignored]
     expected = np.zeros((_HEIGHT, _WIDTH), np.bool_)
+    hidden = np.zeros((_HEIGHT, _WIDTH), np.bool_)
     for y in range(_HEIGHT):
         for x in range(_WIDTH):
             covering = [
@@ -46,18 +47,26 @@ def test_each_pixel_is_of_the_smallest_shape_that_covers_it(
                 if x0 <= x < x1 and y0 <= y < y1
             ]
             expected[y, x] = bool(covering) and min(covering)[1]
+            hidden[y, x] = bool(covering) and not min(covering)[1]
     order.shuffle(targets)
     order.shuffle(ignored)
     shapes = _shapes(targets, ignored)
     if expected.any():
-        assert np.array_equal(decode_mask(painted_mask(shapes, _HEIGHT, _WIDTH)), expected)
+        mask, area = painted_masks(shapes, _HEIGHT, _WIDTH)
+        assert np.array_equal(decode_mask(mask), expected)
+        assert (area is None) == (not hidden.any())
+        assert area is None or np.array_equal(decode_mask(area), hidden)
     else:
         with pytest.raises(MaskError, match="mask_empty: ignored areas hide every target"):
-            painted_mask(shapes, _HEIGHT, _WIDTH)
+            painted_masks(shapes, _HEIGHT, _WIDTH)
 
 
 def test_a_small_target_stands_out_of_the_ignored_area_around_it() -> None:
-    mask = decode_mask(painted_mask(_shapes([(0, 0, 12, 8), (4, 4, 6, 6)], [(2, 2, 8, 7)]), _HEIGHT, _WIDTH))
+    shapes = _shapes([(0, 0, 12, 8), (4, 4, 6, 6)], [(2, 2, 8, 7)])
+    mask, area = painted_masks(shapes, _HEIGHT, _WIDTH)
+    assert area is not None
+    assert decode_mask(area).sum() == 30 - 4
+    mask = decode_mask(mask)
     assert mask.sum() == 96 - 30 + 4
     assert mask[4:6, 4:6].all()
     assert not mask[2, 2:8].any()
@@ -65,7 +74,7 @@ def test_a_small_target_stands_out_of_the_ignored_area_around_it() -> None:
 
 def test_areas_are_those_inside_the_image() -> None:
     """The ignored area is the larger polygon, but not in the image."""
-    mask = painted_mask(_shapes([(0, 0, 6, 8)], [(4, 0, 6, 1000)]), _HEIGHT, _WIDTH)
+    mask, _ = painted_masks(_shapes([(0, 0, 6, 8)], [(4, 0, 6, 1000)]), _HEIGHT, _WIDTH)
     assert np.array_equal(np.flatnonzero(decode_mask(mask).any(axis=0)), np.arange(4))
 
 
@@ -74,7 +83,7 @@ def test_a_shape_without_a_pixel_changes_nothing() -> None:
     far = _polygon((50, 50, 60, 60))
     cup = _polygon((2, 2, 5, 5))
     shapes = PaintedShapes(targets=(slit, cup, far), ignored=(far, slit))
-    assert painted_mask(shapes, _HEIGHT, _WIDTH) == painted_mask(PaintedShapes(targets=(cup,)), _HEIGHT, _WIDTH)
+    assert painted_masks(shapes, _HEIGHT, _WIDTH) == painted_masks(PaintedShapes(targets=(cup,)), _HEIGHT, _WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +101,7 @@ def test_a_shape_without_a_pixel_changes_nothing() -> None:
 )
 def test_what_gives_no_mask_is_named(shapes: PaintedShapes, message: str) -> None:
     with pytest.raises(MaskError, match=message):
-        painted_mask(shapes, _HEIGHT, _WIDTH)
+        painted_masks(shapes, _HEIGHT, _WIDTH)
 
 
 def _no_file(path: str) -> bytes:
@@ -107,6 +116,8 @@ def test_the_mask_reader_paints_equal_shapes_once() -> None:
     )
     assert first.mask is second.mask
     assert decode_mask(first.mask).sum() == 15
+    assert first.ignored is second.ignored is not None
+    assert decode_mask(first.ignored).sum() == 1
     hidden = DraftRegion(segmentation=_shapes([(1, 1, 5, 5)], [(1, 1, 5, 5)]))
     with pytest.raises(RecordError, match=r"mask_empty: shapes: ignored areas hide every target; the image has 8 x 12"):
         reader.region(hidden)

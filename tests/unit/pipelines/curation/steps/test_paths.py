@@ -41,6 +41,8 @@ def test_a_local_folder(tmp_path: Path) -> None:
     assert folder.read("a/refs(unc).p") == folder.read("link/refs(unc).p") == b"1"
     for path, reason in {
         "out": RejectReason.PATH_UNSAFE,
+        "link/../../secret": RejectReason.PATH_UNSAFE,
+        "a/../../secret": RejectReason.PATH_UNSAFE,
         "absent": RejectReason.IMAGE_MISSING,
         "a/refs(unc).p/b": RejectReason.IMAGE_MISSING,
         "a": RejectReason.IMAGE_UNREADABLE,

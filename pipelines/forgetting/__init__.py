@@ -1,0 +1,1 @@
+"""Removal of images from a workspace on request, with a record."""
