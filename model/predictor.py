@@ -17,8 +17,9 @@ from transformers.generation.utils import GenerateOutput
 from model.checkpoint import load_checkpoint, load_config, load_tokenizer
 from model.huggingface.modeling import PixelSailForConditionalGeneration
 from model.huggingface.processing import PixelSailProcessor, masks_at, model_inputs
+from model.losses import chunked_next_token_loss
 from model.pictures import as_rgb
-from model.processor import EncodedRow
+from model.processor import IGNORED, EncodedRow
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 from storage.objects import Objects
@@ -123,11 +124,47 @@ class Predictor:
             answers |= dict(zip(batch, found, strict=True))
         return [answers[index] for index in range(len(rows))]
 
-    def _encode(self, request: Request) -> EncodedRow:
+    @torch.inference_mode()
+    def read(self, requests: Sequence[Request], answers: Sequence[str]) -> list[tuple[float, int]]:
+        """How likely the student holds given answers.
+
+        Args:
+            requests: questions on pictures; `answer_prefix` isn't used.
+            answers: the text of one answer to each.
+
+        Returns:
+            For each answer its cross-entropy in nats, summed over its tokens, and their number, the end included.
+
+        Raises:
+            ValueError: an empty question or answer, or as of `predict`.
+        """
+        rows = [self._encode(request, answer) for request, answer in zip(requests, answers, strict=True)]
+        losses: dict[int, tuple[float, int]] = {}
+        by_length = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
+        for start in range(0, len(rows), _ROWS_PER_BATCH):
+            batch = by_length[start : start + _ROWS_PER_BATCH]
+            losses |= zip(batch, self._read([rows[index] for index in batch]), strict=True)
+        return [losses[index] for index in range(len(rows))]
+
+    def _read(self, rows: Sequence[EncodedRow]) -> list[tuple[float, int]]:
+        inputs = {name: tensor.to(self.model.device) for name, tensor in model_inputs(rows, self.tokenizer).items()}
+        following = inputs.pop("labels")[:, 1:]
+        # The logits of all tokens are never needed together: of a real vocabulary they would not fit.
+        hidden = cast("Tensor", self.model(**inputs, use_cache=False, logits_to_keep=1).last_hidden_state)[:, :-1]
+        labelled = following != IGNORED
+        losses = chunked_next_token_loss(hidden[labelled], self.model.model.output_embedding, following[labelled])
+        counts = labelled.sum(1).tolist()
+        return [(float(own.double().sum()), len(own)) for own in losses.split(counts)]
+
+    def _encode(self, request: Request, answer: str | None = None) -> EncodedRow:
         if not request.text.strip():
             raise ValueError(f"text: expected a question, got {request.text!r}")
         blocks = [{"type": "image"}, {"type": "text", "text": request.text}]
         messages: list[Any] = [{"role": "user", "content": blocks}]
+        if answer is not None:
+            if not answer.strip():
+                raise ValueError(f"answer: expected words, got {answer!r}")
+            messages.append({"role": "assistant", "content": answer})
         text = self.processor.apply_chat_template(messages)
         return self.processor.encode(text, [as_rgb(request.image)], request.visual_prompts)
 

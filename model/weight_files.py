@@ -22,8 +22,9 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import load_file as load_safetensors_file
 from torch import Tensor
 
-from storage.errors import SourceError, UnsafePickle
+from storage.errors import SourceError
 from storage.objects import Objects
+from storage.pickle_opcodes import refused_tensors
 
 __all__ = ["BASE_FILES", "RELEASED_FILES", "read_json", "read_weight_file", "read_weights", "to_one_dtype"]
 
@@ -112,11 +113,10 @@ def read_weight_file(folder: Objects, name: str) -> dict[str, Tensor]:
         else:
             content = _load_torch(folder.read(name) if local is None else local)
     except pickle.UnpicklingError as error:
-        if "GLOBAL" not in str(error):
-            raise SourceError(f"{where}: expected tensors, it can't be read; download it again") from error
-        raise UnsafePickle(
-            f"{where}: expected tensors alone, got a pickle that wants more: {_first_line(error)}; where you trust it, "
-            "save its state dict as safetensors (`safetensors.torch.save_file`) and give that"
+        raise refused_tensors(
+            error,
+            where,
+            "Where you trust it, save its state dict as safetensors (`safetensors.torch.save_file`) and give that",
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise SourceError(f"{where}: it can't be read ({_first_line(error)}); download it again") from error

@@ -107,6 +107,9 @@ class BaseTeacherConfig(RecipeModel, ABC, frozen=True):  # pyright: ignore[repor
     compile: Literal["auto", False, True] = Field(default=False, json_schema_extra={"hashed": False})
     """Compile the network with torch.compile. `auto`: on CUDA. The last bits of the features may differ from those
     of the same network uncompiled; the fingerprint doesn't tell the two apart, the log does."""
+    node_resource: str | None = Field(default=None, min_length=1, json_schema_extra={"hashed": False})
+    """Name of a Ray resource that a node has to offer to run this teacher, such as `teacher-sam2` where only some
+    nodes have its libraries or its GPUs; null: any node."""
 
     @abstractmethod
     def input_size(self, height_px: int, width_px: int) -> tuple[int, int]:

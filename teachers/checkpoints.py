@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import pickle
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from storage.errors import DataError
+from storage.pickle_opcodes import refused_tensors
 from teachers.base import require_loaded
 from teachers.conversion.convert import ConvertedTeacher, convert_official
 from teachers.conversion.files import OFFICIAL_SUFFIXES
@@ -50,6 +52,8 @@ def load_pretrained(kind: str, checkpoint: str, details: Sam2Details | None = No
 
     Raises:
         DataError: weights that the features need are missing, or the file is of another teacher.
+        UnsafePickle: a file that asks for more than tensors.
+        SourceError: a damaged one.
         UsageError: details that are missing or don't fit.
         OSError: no checkpoint under that path or name.
     """
@@ -97,7 +101,15 @@ def _from_pretrained(kind: str, name: str | None, **arguments: Any) -> tuple[Pre
     model_class = {"mask2former": Mask2FormerForUniversalSegmentation, "sam2": Sam2Model}[kind]
     # Parts that the features don't need may be missing; transformers draws them at random, and says so at length.
     with torch.random.fork_rng(devices=[]), _quiet_transformers():
-        loaded = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **arguments)
+        try:
+            loaded = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **arguments)
+        except pickle.UnpicklingError as error:
+            raise refused_tensors(
+                error,
+                str(name),
+                "Take safetensors, or where you trust it, save its state dict alone on a machine that may run it",
+                asker="a file of it",
+            ) from error
     model, info = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
     return model, set(info["missing_keys"])
 

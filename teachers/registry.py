@@ -114,7 +114,7 @@ def teacher_card(config: BaseTeacherConfig) -> TeacherCard:
             f"teacher {config.kind}: its fingerprint names the real dtype, got auto; "
             "resolve it for the device first (teachers.device.on_device), or set dtype"
         )
-    return _card_of(config.model_dump_json(exclude={"compile"}))
+    return _card_of(config.model_dump_json(exclude={"compile", "node_resource"}))
 
 
 @lru_cache(maxsize=16)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from transformers import BatchFeature, ProcessorMixin, TokenizersBackend
@@ -27,6 +26,7 @@ from model.regions import region_mask
 from model.student import StudentInputs
 from model.tokenizer import END_OF_TEXT, SEG, TURN_END, TURN_START, StudentTokenizer, name_prompts
 from model.visual_prompt import largest_first
+from storage.pictures import open_picture
 
 __all__ = ["PixelSailProcessor", "masks_at", "model_inputs"]
 
@@ -283,7 +283,7 @@ def _picture(image: object, place: int) -> NDArray[np.uint8]:
     """A picture in any form as RGB."""
     try:
         if isinstance(image, os.PathLike) or (isinstance(image, str) and os.path.isfile(image)):
-            with Image.open(image) as opened:
+            with open_picture(image) as opened:
                 return as_rgb(opened)
         return as_rgb(load_image(image) if isinstance(image, str) else image)
     except ValueError as error:

@@ -8,7 +8,8 @@ import ray
 
 from pipelines.calibration.steps import calibration_key, fit_calibration, publish_calibration, sample_images
 from pipelines.distillation.config import FeaturesConfig
-from pipelines.distillation.wanted import wanted_images
+from pipelines.distillation.windows import WantedWindows
+from pipelines.observer import Observer, current_observer
 from pipelines.progress import NullProgress, Progress
 from storage.corpus import Corpus
 from storage.klt import CALIBRATION_NAME
@@ -46,21 +47,24 @@ def calibrate(
     published = read_manifest(output)
     if published is not None:
         return published
-    chosen = sample_images(wanted_images(corpus, features).image_ids.to_pylist(), features.calibration_images)
+    chosen = sample_images(WantedWindows(corpus, features).ids(), features.calibration_images)
     shown = progress or NullProgress()
     shown.update(0, len(chosen), unit="images")
-    options = {"num_cpus": features.num_cpus_per_actor, "num_gpus": features.num_gpus_per_actor}
-    task: Any = _FIT.options(**options).remote(corpus.objects.url, teacher, features, chosen)
+    options = features.process_options(teacher)
+    task: Any = _FIT.options(**options).remote(current_observer(), corpus.objects.url, teacher, features, chosen)
     output.create(CALIBRATION_NAME, ray.get(task))
     shown.update(len(chosen), len(chosen), unit="images")
     return publish_calibration(output, key, fingerprint, features)
 
 
-def _fit(corpus_url: str, teacher: TeacherConfig, features: FeaturesConfig, image_ids: list[str]) -> bytes:
-    corpus = Corpus.open(corpus_url)
-    built = teacher.build("cuda" if features.num_gpus_per_actor > 0 else "cpu")
-    records = (corpus.image(image_id) for image_id in image_ids)
-    return fit_calibration(built, records, features, teacher.student_source).to_bytes()
+def _fit(
+    observer: Observer, corpus_url: str, teacher: TeacherConfig, features: FeaturesConfig, image_ids: list[str]
+) -> bytes:
+    with observer.here("teacher"):
+        corpus = Corpus.open(corpus_url)
+        built = teacher.build("cuda" if features.num_gpus_per_actor > 0 else "cpu")
+        records = (corpus.image(image_id) for image_id in image_ids)
+        return fit_calibration(built, records, features, teacher.student_source).to_bytes()
 
 
 _FIT: Any = ray.remote(_fit)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import heapq
+from collections.abc import Callable, Iterable
 
 from pipelines.distillation.config import FeaturesConfig
 from pipelines.distillation.plan import StudentSource, feature_grid
@@ -103,9 +104,9 @@ def publish_calibration(output: Objects, key: str, fingerprint: str, features: F
     )
 
 
-def sample_images(image_ids: Sequence[str], num_images: int) -> list[str]:
+def sample_images(image_ids: Iterable[str], num_images: int) -> list[str]:
     """The images to calibrate on: a draw that depends on their ids alone."""
-    return sorted(image_ids, key=lambda image_id: hashlib.sha256(image_id.encode()).digest())[:num_images]
+    return heapq.nsmallest(num_images, image_ids, key=lambda image_id: hashlib.sha256(image_id.encode()).digest())
 
 
 def fit_calibration(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ from teachers.base import BaseTeacherConfig
 from teachers.device import default_batch_size
 
 __all__ = ["FeaturesConfig", "StudentGrid"]
+
+_SLIVER = 0.001
+"""Of a resource that only marks nodes: it must not be what limits the number of processes."""
 
 
 class StudentGrid(RecipeModel):
@@ -61,6 +64,9 @@ class FeaturesConfig(RecipeModel):
     """Upper bound of the images in one shard, which is also the unit of work and of resuming."""
     shard_mib: float = Field(64.0, gt=0)
     """Upper bound of a shard's stored size in MiB; one image may be larger."""
+    images_per_part: int = Field(1_000_000, gt=0, json_schema_extra={"hashed": False})
+    """Upper bound of the images that are planned and leased together, and published as one part: what the memory of
+    the run's own process depends on, some 1.5 kB per image. Several runs at once share what is missing by parts."""
     num_actors: int = Field(2, gt=0, json_schema_extra={"hashed": False})
     """Teachers running side by side."""
     num_cpus_per_actor: float = Field(1.0, gt=0, json_schema_extra={"hashed": False})
@@ -73,7 +79,7 @@ class FeaturesConfig(RecipeModel):
     """CPUs that Ray counts for each reading and decoding task. 0: threads in the teacher's own process decode,
     which is quicker for small pictures on few cores, where processes of their own don't pay."""
     max_reject_share: float = Field(0.05, ge=0, le=1, json_schema_extra={"hashed": False})
-    """Share of the planned images on which the teacher may fail; above it nothing is published."""
+    """Share of the images of a part on which the teacher may fail; above it the part isn't published."""
     max_retries: int = Field(5, ge=0, json_schema_extra={"hashed": False})
     """How often one shard is begun again: its teacher's process died or stood still, or storage failed."""
     stuck_after_s: float = Field(900.0, gt=0, json_schema_extra={"hashed": False})
@@ -86,6 +92,13 @@ class FeaturesConfig(RecipeModel):
     def device(self) -> Literal["cpu", "cuda"]:
         """Kind of device on which teachers run."""
         return "cuda" if self.num_gpus_per_actor > 0 else "cpu"
+
+    def process_options(self, teacher: BaseTeacherConfig) -> dict[str, Any]:
+        """Options of Ray for each process of a teacher: CPUs, GPUs, and a sliver of the resource of its nodes."""
+        options: dict[str, Any] = {"num_cpus": self.num_cpus_per_actor, "num_gpus": self.num_gpus_per_actor}
+        if teacher.node_resource is not None:
+            options["resources"] = {teacher.node_resource: _SLIVER}
+        return options
 
     def resolved(self, teacher: BaseTeacherConfig) -> Self:
         """With the batch size that `auto` stands for."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
+from pipelines.distillation.census import Census
 from pipelines.distillation.config import FeaturesConfig
 from pipelines.distillation.plan import coverage_key, coverage_path
-from pipelines.distillation.wanted import WantedImages
 from storage.corpus import write_rejects
-from storage.features import FeatureStore
+from storage.feature_index import PartDescription
 from storage.keys import Json
 from storage.manifest import Manifest, publish
 from storage.objects import Objects
@@ -21,8 +21,8 @@ __all__ = ["publish_coverage"]
 def publish_coverage(
     output: Objects,
     corpus: str,
-    wanted: WantedImages,
-    store: FeatureStore,
+    census: Census,
+    description: PartDescription,
     teacher: TeacherConfig,
     features: FeaturesConfig,
     address: str,
@@ -32,8 +32,8 @@ def publish_coverage(
     Args:
         output: prefix of the store.
         corpus: key of the corpus.
-        wanted: the images that it needs; the store knows each of them.
-        store: as it is now.
+        census: of the images that it needs, all of which the store knows.
+        description: of all parts of the store.
         teacher: whose features.
         features: as resolved.
         address: key of the store.
@@ -46,13 +46,13 @@ def publish_coverage(
             reason=RejectReason.TEACHER_FAILED,
             detail=reason,
         )
-        for image_id, reason in wanted.rejected_by(store).items()
+        for image_id, reason in census.rejected().items()
     ]
     facts: dict[str, Json] = {
-        "num_images": len(wanted) - len(rejects),
+        "num_images": census.counts().present,
         "num_rejected": len(rejects),
         "rejects": {str(RejectReason.TEACHER_FAILED): len(rejects)} if rejects else {},
-        "description": store.description.to_json() if store.description is not None else None,
+        "description": None if census.snapshot is None else description.to_json(),
     }
     key = coverage_key(address, corpus, features)
     coverage = output.child(coverage_path(key))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from pipelines.distillation.plan import ShardTask
+from pipelines.observer import NULL_OBSERVER, Metrics
 from storage.errors import InfrastructureError
 
 __all__ = ["Died", "Dispatcher", "Done", "Event", "Failed", "Limits", "Pool", "Stirred", "retry_pause_s"]
@@ -26,6 +27,9 @@ __all__ = ["Died", "Dispatcher", "Done", "Event", "Failed", "Limits", "Pool", "S
 logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
+
+_LOOK_FOR_STUCK_SHARE = 0.02
+"""Of the patience, between two looks at all workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +122,17 @@ class Dispatcher(Generic[_Result]):
         pool: the workers.
         limits: sizes and patience.
         clock: seconds, monotonic.
+        metrics: told what is begun again, and why.
     """
 
-    def __init__(self, pool: Pool[_Result], limits: Limits, clock: Callable[[], float]) -> None:
-        self._pool, self._limits, self._clock = pool, limits, clock
+    def __init__(
+        self, pool: Pool[_Result], limits: Limits, clock: Callable[[], float], metrics: Metrics = NULL_OBSERVER
+    ) -> None:
+        self._pool, self._limits, self._clock, self._metrics = pool, limits, clock, metrics
         self._workers: dict[int, _Worker] = {}
+        self._with_room: set[int] = set()
+        """Workers that live and may take another shard: few of many, once all are at work."""
+        self._look_for_stuck_at_s = 0.0
         self._next_worker = 0
         self._num_stillborn = 0
         self._waiting: list[tuple[float, int, ShardTask]] = []
@@ -168,20 +178,28 @@ class Dispatcher(Generic[_Result]):
 
     def _assign(self) -> None:
         """One shard for each worker before anybody gets a second one."""
-        now_s = self._clock()
-        for depth in range(self._limits.shards_per_worker):
-            for number, worker in self._workers.items():
-                if worker.lives and len(worker.tasks) <= depth and self._waiting and self._waiting[0][0] <= now_s:
+        now_s, most = self._clock(), self._limits.shards_per_worker
+        for depth in range(most):
+            for number in sorted(self._with_room) if self._waiting else ():
+                if not self._waiting or self._waiting[0][0] > now_s:
+                    return
+                worker = self._workers[number]
+                if len(worker.tasks) <= depth:
                     task = heapq.heappop(self._waiting)[2]
                     worker.tasks[task.shard.key] = task
                     self._pool.submit(number, task)
+                    if len(worker.tasks) == most:
+                        self._with_room.remove(number)
 
     def _on_event(self, event: Stirred | Failed | Died) -> None:
         worker = self._workers.get(event.worker)
         if worker is None:
             return  # heard of late: it was killed meanwhile
         if isinstance(event, Stirred):
-            worker.lives, self._num_stillborn = True, 0
+            if not worker.lives:
+                worker.lives = True
+                self._with_room.add(event.worker)
+            self._num_stillborn = 0
             for key, steps in event.steps.items():
                 if key in worker.tasks and worker.steps.get(key, (-1, 0.0))[0] != steps:
                     worker.steps[key] = steps, self._clock()
@@ -190,7 +208,7 @@ class Dispatcher(Generic[_Result]):
             if task is not None:
                 self._retry(task, event.reason)
         else:
-            self.counts["died"] += 1
+            self._count("died")
             logger.warning("a teacher's process is gone, another one is started: %s", event.reason)
             self._num_stillborn += not worker.lives
             if self._num_stillborn > self._limits.max_retries:
@@ -205,14 +223,20 @@ class Dispatcher(Generic[_Result]):
         if worker is None:
             return None
         worker.steps.pop(key, None)
-        return worker.tasks.pop(key, None)
+        task = worker.tasks.pop(key, None)
+        if task is not None:
+            self._with_room.add(number)
+        return task
 
     def _end_the_stuck(self) -> None:
         now_s, patience_s = self._clock(), self._limits.stuck_after_s
+        if now_s < self._look_for_stuck_at_s:
+            return
+        self._look_for_stuck_at_s = now_s + patience_s * _LOOK_FOR_STUCK_SHARE
         for number, worker in list(self._workers.items()):
             stuck = [key for key, (_, since_s) in worker.steps.items() if now_s - since_s > patience_s]
             if stuck:
-                self.counts["stuck"] += 1
+                self._count("stuck")
                 reason = f"no step for {patience_s:g} s"
                 logger.warning("shard %s: %s, its teacher's process is ended and replaced", stuck[0], reason)
                 self._pool.kill(number)
@@ -220,6 +244,7 @@ class Dispatcher(Generic[_Result]):
 
     def _replace(self, number: int, culprit: str | None, reason: str) -> None:
         """A new worker for one that is gone; the shard that it was at pays for it, the others are merely put back."""
+        self._with_room.discard(number)
         for key, task in self._workers.pop(number).tasks.items():
             if key == culprit:
                 self._retry(task, reason)
@@ -227,10 +252,14 @@ class Dispatcher(Generic[_Result]):
                 self._wait(task, self._clock())
         self._start()
 
+    def _count(self, what: str) -> None:
+        self.counts[what] += 1
+        self._metrics.count("sailloft_retries_total", cause={"retries": "shard"}.get(what, what))
+
     def _retry(self, task: ShardTask, reason: str) -> None:
         key, limits = task.shard.key, self._limits
         self._retries[key] += 1
-        self.counts["retries"] += 1
+        self._count("retries")
         if self._retries[key] > limits.max_retries:
             raise InfrastructureError(
                 f"shard {key}: failed {self._retries[key]} times, the last time: {reason}; "

@@ -6,7 +6,7 @@ are unknown, and said to be.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import cast
 
 from pipelines.distillation.config import FeaturesConfig
@@ -14,7 +14,16 @@ from pipelines.distillation.costs import CostsConfig
 from pipelines.distillation.plan import TeachPlan
 from storage.keys import Json
 
-__all__ = ["EXPECTED_BITS_PER_VALUE", "ImageCounts", "PhaseSeconds", "Price", "TeachForecast", "forecast_teaching"]
+__all__ = [
+    "EXPECTED_BITS_PER_VALUE",
+    "ImageCounts",
+    "PhaseSeconds",
+    "PlanTotals",
+    "Price",
+    "TeachForecast",
+    "forecast_teaching",
+    "price_of",
+]
 
 EXPECTED_BITS_PER_VALUE = {"raw16": 16.0, "int8": 8.0, "klt": 3.9, "klt-20db": 2.2}
 """Stored bits per value: exact for the first two, measured on a k^-1.5 spectrum for the others
@@ -37,6 +46,40 @@ class ImageCounts:
     rejected: int
     """Tried before, without success; not tried again."""
     missing: int
+
+    def __add__(self, other: ImageCounts) -> ImageCounts:
+        return ImageCounts(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTotals:
+    """What plans come to, one for each part."""
+
+    num_parts: int = 0
+    num_images: int = 0
+    num_shards: int = 0
+    num_arrays: int = 0
+    num_cells: int = 0
+    """Of all images together, with the padding of their size classes."""
+
+    @classmethod
+    def of(cls, plan: TeachPlan) -> PlanTotals:
+        """Of one part."""
+        arrays = plan.part.arrays
+        return cls(
+            num_parts=1,
+            num_images=plan.part.num_images,
+            num_shards=sum(array.num_shards for array in arrays),
+            num_arrays=len(arrays),
+            num_cells=sum(array.num_rows * array.cells for array in arrays),
+        )
+
+    def __add__(self, other: PlanTotals) -> PlanTotals:
+        return PlanTotals(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+    def scaled(self, num_images: int) -> PlanTotals:
+        """What so many images come to if they are like these."""
+        return PlanTotals(*(-(-number * num_images // max(1, self.num_images)) for number in astuple(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +160,7 @@ class TeachForecast:
 def forecast_teaching(
     teacher: str,
     images: ImageCounts,
-    plan: TeachPlan | None,
+    plans: PlanTotals,
     num_channels: int,
     features: FeaturesConfig,
     costs: CostsConfig,
@@ -130,7 +173,7 @@ def forecast_teaching(
     Args:
         teacher: its kind.
         images: counts.
-        plan: of the missing images; None if none is missing.
+        plans: of the missing images.
         num_channels: of the teacher's features.
         features: codec and pool.
         costs: prices, and seconds where nothing was measured.
@@ -138,8 +181,7 @@ def forecast_teaching(
         num_cpus: of the cluster, as far as it is known.
         bits_per_value: as measured; None: what is expected of the codec.
     """
-    num_shards = sum(array.num_shards for array in plan.part.arrays) if plan else 0
-    num_arrays = len(plan.part.arrays) if plan else 0
+    num_shards = plans.num_shards
     seconds = measured or _from_recipe(teacher, costs)
     num_actors = min(features.num_actors, num_shards)
     num_decoders = _num_decoders(features, num_actors, num_cpus)
@@ -150,16 +192,17 @@ def forecast_teaching(
     if cpu_hours is not None and num_decoders is not None:
         cpu_hours += images.missing * seconds.feed * features.num_cpus_per_decoder / _HOUR_S
     # Each shard is one put, and its tail is read once by its writer and once by who publishes.
-    parts = _REQUESTS_PER_PART + int(_LEASE_REQUESTS_PER_S * (wall_s or 0.0)) if plan else 0
-    num_puts = num_shards + num_arrays + parts
+    beats = int(_LEASE_REQUESTS_PER_S * (wall_s or 0.0)) if num_shards else 0
+    parts = _REQUESTS_PER_PART * plans.num_parts + beats
+    num_puts = num_shards + plans.num_arrays + parts
     num_gets = images.missing + 2 * num_shards + parts
     bits = EXPECTED_BITS_PER_VALUE[features.codec] if bits_per_value is None else bits_per_value
-    size_bytes = _size_bytes(plan, num_channels, bits) if plan else 0
+    size_bytes = round(plans.num_cells * num_channels * bits / 8)
     return TeachForecast(
         teacher=teacher,
         images=images,
         num_shards=num_shards,
-        num_arrays=num_arrays,
+        num_arrays=plans.num_arrays,
         size_bytes=size_bytes,
         num_puts=num_puts,
         num_gets=num_gets,
@@ -169,7 +212,7 @@ def forecast_teaching(
         wall_s=wall_s,
         accelerator_hours=accelerator_hours,
         cpu_hours=cpu_hours,
-        price=_price(costs, accelerator_hours, cpu_hours, num_puts, num_gets, size_bytes),
+        price=price_of(costs, accelerator_hours, cpu_hours, num_puts, num_gets, size_bytes),
         bound_by=bound_by,
     )
 
@@ -203,19 +246,15 @@ def _wall_s(
     return (seconds.start or 0.0) + num_images * max(at_teacher, at_feed), bound_by
 
 
-def _size_bytes(plan: TeachPlan, num_channels: int, bits_per_value: float) -> int:
-    num_values = sum(array.num_rows * array.cells for array in plan.part.arrays) * num_channels
-    return round(num_values * bits_per_value / 8)
-
-
-def _price(
+def price_of(
     costs: CostsConfig,
     accelerator_hours: float | None,
     cpu_hours: float | None,
     num_puts: int,
     num_gets: int,
-    size_bytes: int,
+    size_bytes: int = 0,
 ) -> Price:
+    """What is used, or will be, by the prices of a recipe."""
     puts = _times(costs.usd_per_million_puts, num_puts / 1e6)
     gets = _times(costs.usd_per_million_gets, num_gets / 1e6)
     return Price(

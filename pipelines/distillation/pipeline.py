@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
@@ -29,11 +30,12 @@ from pipelines.distillation.probe import FeedSample, Probe, probe_feed, probe_te
 from pipelines.distillation.steps import prepare_batch
 from pipelines.distillation.teaching import Job, OnPlan, teaching_of
 from pipelines.distillation.verify import Comparison, VerifyReport, recompute, sample_images
-from pipelines.distillation.wanted import wanted_images
+from pipelines.distillation.windows import WantedWindows
 from pipelines.distillation.worker import Inputs, ShardResult, ShardWorker
+from pipelines.observer import Metrics, Observer, current_observer
 from pipelines.progress import NullProgress, Progress
 from storage.corpus import Corpus
-from storage.errors import InfrastructureError, MissingFeature, SailloftError, UsageError
+from storage.errors import CorruptObject, InfrastructureError, MissingFeature, SailloftError, UsageError
 from storage.features import FeatureStore
 from storage.manifest import Manifest
 from storage.objects import Objects
@@ -88,7 +90,7 @@ def teach(
     for objects in (corpus.objects, output):
         if objects.url.startswith("memory:"):
             raise UsageError(f"{objects.url}: Ray's processes can't share memory://; use a folder or an object store")
-    teaching = teaching_of(corpus, teacher, features, codec, output)
+    teaching = teaching_of(corpus, teacher, features, codec, output, current_observer())
     return teaching.published() or teaching.complete(_run_shards, progress or NullProgress(), on_plan)
 
 
@@ -116,7 +118,7 @@ def measure(
     size = codec or ExpectedSize(EXPECTED_BITS_PER_VALUE[features.codec])
     plan = plan_teaching(images, features, teacher, teacher.student_source, num_channels, size, "probe")
     task: Any = ray.remote(_measure)
-    options = {"num_cpus": features.num_cpus_per_actor, "num_gpus": features.num_gpus_per_actor, "max_retries": 0}
+    options = {**features.process_options(teacher), "max_retries": 0}
     return _get(
         task.options(**options).remote(
             corpus.objects.url, corpus.manifest.key, teacher, features, codec, list(plan.tasks()), scratch
@@ -140,13 +142,12 @@ def verify(
     Raises:
         MissingFeature: the store holds none of the images.
     """
-    store, wanted = FeatureStore.open(output), wanted_images(corpus, features)
-    known = [image_id for image_id in wanted.image_ids.to_pylist() if image_id in store]
-    chosen = sample_images(known, num_images, seed)
+    store, windows = FeatureStore.open(output), WantedWindows(corpus, features)
+    chosen = sample_images((image_id for image_id in windows.ids() if image_id in store), num_images, seed)
     if not chosen:
         raise MissingFeature(f"{output.url}: holds none of the images of {corpus.objects.url}; run teach first")
     task: Any = ray.remote(_recompute)
-    options = {"num_cpus": features.num_cpus_per_actor, "num_gpus": features.num_gpus_per_actor}
+    options = features.process_options(teacher)
     pieces = [chosen[start :: features.num_actors] for start in range(min(features.num_actors, len(chosen)))]
     running = [
         task.options(**options).remote(corpus.objects.url, corpus.manifest.key, teacher, features, store, piece)
@@ -160,10 +161,23 @@ def _run_shards(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
     features = job.features
     limits = Limits(features.num_actors, features.max_retries, features.stuck_after_s, _SHARDS_PER_ACTOR)
     _warn_if_starved(min(features.num_actors, len(tasks)), features)
-    dispatcher = Dispatcher(_RayPool(job), limits, time.monotonic)
-    yield from dispatcher.run(tasks)
+    observer = current_observer()
+    dispatcher = Dispatcher(_RayPool(job), limits, time.monotonic, observer)
+    for result in dispatcher.run(tasks):
+        _count(observer, result)
+        yield result
     if dispatcher.counts:
         logger.info("shards begun again and processes lost: %s", dict(dispatcher.counts))
+
+
+def _count(metrics: Metrics, result: ShardResult) -> None:
+    """What a shard adds to the figures."""
+    num_rejected = len(result.written.rejected)
+    metrics.count("sailloft_images_total", len(result.written.rows) - num_rejected, outcome="taught")
+    metrics.count("sailloft_images_total", num_rejected, outcome="rejected")
+    metrics.count("sailloft_feature_bytes_total", result.written.entry.size_bytes)
+    for phase, seconds in result.seconds.items():
+        metrics.count("sailloft_teacher_seconds_total", seconds, phase=phase)
 
 
 class _RayPool:
@@ -172,13 +186,8 @@ class _RayPool:
     def __init__(self, job: Job) -> None:
         features = job.features
         # Neither Ray's restarts nor its retries: they would hide a death, and which shard it befell.
-        self._options: dict[str, Any] = {
-            "num_cpus": features.num_cpus_per_actor,
-            "num_gpus": features.num_gpus_per_actor,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-        }
-        self._job = job
+        self._options = {**features.process_options(job.teacher), "max_restarts": 0, "max_task_retries": 0}
+        self._job, self._observer = job, current_observer()
         self._ask_every_s = min(_ASK_EVERY_S, features.stuck_after_s / 4)
         self._ask_at_s = 0.0
         self._actors: dict[int, Any] = {}
@@ -187,7 +196,7 @@ class _RayPool:
 
     def start(self, worker: int) -> None:
         """Asks Ray for an actor, which may wait for resources."""
-        self._actors[worker] = _ACTOR.options(**self._options).remote(self._job)
+        self._actors[worker] = _ACTOR.options(**self._options).remote(self._job, self._observer)
         self._ask(worker)
 
     def submit(self, worker: int, task: ShardTask) -> None:
@@ -263,9 +272,11 @@ def _warn_if_starved(num_actors: int, features: FeaturesConfig) -> None:
 class _TeacherActor:
     """A teacher with its weights; computes, encodes and writes whole shards."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, observer: Observer) -> None:
         features = job.features
-        self._job = job
+        self._job, self._observer = job, observer
+        self._stack = ExitStack()
+        self._stack.enter_context(observer.here("teacher"))  # until the process ends
         self._threads = ThreadPoolExecutor(features.num_batches_ahead, thread_name_prefix="decode")
         self._worker = ShardWorker(
             lambda: job.teacher.build(features.device),
@@ -285,13 +296,14 @@ class _TeacherActor:
     @ray.method(concurrency_group="shards")
     def run(self, task: ShardTask) -> ShardResult:
         """Computes one shard and writes it by a single put."""
-        return self._worker.run(task)
+        with self._observer.here("teacher"):
+            return self._worker.run(task)
 
     def _start(self, task: ShardTask, batch: Batch) -> Callable[[], Inputs]:
         """Starts to decode a batch; the returned function waits for it."""
         job = self._job
-        image_ids = [task.shard.rows[position].image_id for position in batch.positions]
-        arguments = (job.corpus_url, job.corpus_key, job.teacher, image_ids, batch.input_size)
+        images = [(task.corpus_rows[place], task.shard.rows[place].image_id) for place in batch.positions]
+        arguments = (self._observer, job.corpus_url, job.corpus_key, job.teacher, images, batch.input_size)
         if job.features.num_cpus_per_decoder == 0:
             decoded = self._threads.submit(_decode_batch, *arguments)
             return lambda: _as_inputs(decoded.result())
@@ -367,11 +379,22 @@ def _get(reference: Any) -> Any:
 
 
 def _decode_batch(
-    corpus_url: str, corpus_key: str, geometry: Geometry, image_ids: Sequence[str], input_size: tuple[int, int]
+    observer: Observer,
+    corpus_url: str,
+    corpus_key: str,
+    geometry: Geometry,
+    images: Sequence[tuple[int, str]],
+    input_size: tuple[int, int],
 ) -> _Pixels:
-    """Reads and decodes one batch; on any CPU of the cluster."""
-    corpus = _open_corpus(corpus_url, corpus_key)
-    batch, failures = prepare_batch(geometry, [corpus.image(image_id) for image_id in image_ids], input_size)
+    """Reads and decodes one batch of images, by row and id; on any CPU of the cluster."""
+    with observer.here("decoder"):
+        records = _open_corpus(corpus_url, corpus_key).images_at([row for row, _ in images])
+        for record, (row, image_id) in zip(records, images, strict=True):
+            if record.image_id != image_id:
+                raise CorruptObject(
+                    f"{corpus_url}: row {row} holds image {record.image_id}, planned was {image_id}; curate again"
+                )
+        batch, failures = prepare_batch(geometry, records, input_size)
     return batch.numpy(), failures
 
 
@@ -380,7 +403,7 @@ _DECODER: Any = ray.remote(_decode_batch)
 
 @lru_cache(maxsize=2)
 def _open_corpus(url: str, key: str) -> Corpus:
-    """Opened once per process: finding an image by its id takes a table of all of them."""
+    """Opened once per process, with what it keeps of footers and row groups."""
     corpus = Corpus.open(url)
     if corpus.manifest.key != key:
         raise InfrastructureError(f"{url}: expected the corpus {key}, found {corpus.manifest.key}; start teach again")

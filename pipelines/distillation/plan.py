@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Literal, Protocol, TypeAlias, cast
 
 from pipelines.distillation.config import FeaturesConfig
@@ -77,6 +78,8 @@ class ShardTask:
 
     shard: ShardPlan
     batches: tuple[Batch, ...]
+    corpus_rows: tuple[int, ...] = ()
+    """Where each image lies in the corpus, see `Corpus.images_at`; empty: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,8 @@ class TeachPlan:
 
     key: str
     part: PartPlan
-    image_sizes: Mapping[str, tuple[int, int]]
-    """(height, width) of each planned image in px."""
+    images: Mapping[str, tuple[int, int, int]]
+    """Height and width of each planned image in px, and its row in the corpus, -1: unknown."""
     geometry: Geometry
     batch_size: int
 
@@ -94,8 +97,10 @@ class TeachPlan:
         """Shards to compute, less those whose key within the part is in `finished`."""
         for shard in self.part.shards():
             if shard.key not in finished:
-                sizes = [self.geometry.input_size(*self.image_sizes[row.image_id]) for row in shard.rows]
-                yield ShardTask(shard, input_batches(sizes, self.batch_size))
+                images = [self.images[row.image_id] for row in shard.rows]
+                sizes = [self.geometry.input_size(height, width) for height, width, _ in images]
+                rows = tuple(corpus_row for _, _, corpus_row in images)
+                yield ShardTask(shard, input_batches(sizes, self.batch_size), () if -1 in rows else rows)
 
 
 def feature_grid(
@@ -181,6 +186,7 @@ def plan_teaching(
     num_channels: int,
     codec: StoredSize,
     store: str,
+    corpus_rows: Iterable[int] | None = None,
 ) -> TeachPlan:
     """Plans one part.
 
@@ -192,6 +198,7 @@ def plan_teaching(
         num_channels: of the teacher's features.
         codec: how they are stored, which says how large they are expected to be.
         store: key of the feature store.
+        corpus_rows: where each image lies in the corpus; None: unknown.
 
     Raises:
         ValueError: an image is listed twice or has no pixels, or the batch size isn't resolved.
@@ -210,8 +217,9 @@ def plan_teaching(
         "images_per_shard": config.images_per_shard,
         "shard_mib": config.shard_mib,
     }
-    sizes = {image_id: (height, width) for image_id, height, width in listed}
-    return TeachPlan(content_key(layout), part, sizes, geometry, config.batch_size)
+    rows = repeat(-1, len(listed)) if corpus_rows is None else corpus_rows
+    planned = {image_id: (height, width, row) for (image_id, height, width), row in zip(listed, rows, strict=True)}
+    return TeachPlan(content_key(layout), part, planned, geometry, config.batch_size)
 
 
 def _limit_rows(array: ArrayPlan, images_per_shard: int) -> ArrayPlan:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pipelines.distillation.dispatch import retry_pause_s
+from pipelines.observer import NULL_OBSERVER, Metrics
 from storage.errors import InfrastructureError, ManifestConflict
 
 __all__ = ["persistently"]
@@ -18,7 +19,11 @@ _Result = TypeVar("_Result")
 
 
 def persistently(
-    what: str, step: Callable[[], _Result], max_retries: int, sleep: Callable[[float], None] = time.sleep
+    what: str,
+    step: Callable[[], _Result],
+    max_retries: int,
+    sleep: Callable[[float], None] = time.sleep,
+    metrics: Metrics = NULL_OBSERVER,
 ) -> _Result:
     """Does a step that may be repeated, again after a pause if storage fails.
 
@@ -27,6 +32,7 @@ def persistently(
         step: creates or reads objects; done twice, it gives the same.
         max_retries: further attempts.
         sleep: waits for seconds.
+        metrics: told of each further attempt.
 
     Raises:
         InfrastructureError: the last attempt failed too.
@@ -39,6 +45,7 @@ def persistently(
             raise
         except InfrastructureError as error:
             pause_s = retry_pause_s(what, attempt, 1.0, 30.0)
+            metrics.count("sailloft_retries_total", cause="storage")
             logger.warning("%s: %s; again in %.1f s", what, error, pause_s)
             sleep(pause_s)
     return step()

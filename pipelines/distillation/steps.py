@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +14,7 @@ from storage.corpus import image_bytes
 from storage.errors import DataError, InfrastructureError
 from storage.feature_plan import PlannedRow
 from storage.feature_writer import FeatureRow
+from storage.pictures import open_picture
 from storage.schema import ImageRecord
 from teachers.base import Geometry, Teacher
 
@@ -35,11 +34,9 @@ def decode_rgb(data: bytes) -> Image.Image:
         DataError: no picture, a truncated one, or one of more pixels than PIL opens without a warning.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data)).convert("RGB")
+        return open_picture(data).convert("RGB")
     # What PIL's decoders raise on damaged files; SyntaxError comes from the PNG reader.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"can't be decoded: {error}") from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from pipelines.distillation.steps import compute_features, prepare_batch, resize
 from storage.corpus import Corpus
 from storage.errors import DataError
 from storage.features import FeatureStore
-from storage.keys import Json
+from storage.keys import Json, bytes_key
 from storage.stored_features import Float32, StoredFeature
 from teachers.base import Geometry, Teacher
 
@@ -85,9 +85,8 @@ class VerifyReport:
 
 
 def sample_images(image_ids: Iterable[str], num_images: int, seed: int) -> list[str]:
-    """Some of the images, the same for the same seed; all if there are fewer."""
-    known = sorted(image_ids)
-    return sorted(random.Random(seed).sample(known, min(num_images, len(known))))
+    """Some of the images, the same for the same seed; all if there are fewer. Those that aren't drawn aren't kept."""
+    return sorted(heapq.nsmallest(num_images, image_ids, key=lambda image_id: bytes_key(f"{seed} {image_id}".encode())))
 
 
 def compare(image_id: str, stored: StoredFeature, recomputed: Float32, dtype: str) -> Comparison:

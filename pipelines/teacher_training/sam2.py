@@ -72,7 +72,7 @@ class Sam2Network(RecipeModel):
             hidden_size=num_channels,
             mlp_dim=4 * num_channels,
             num_attention_heads=2,
-            attention_downsample_rate=int(__import__("os").environ.get("DS", "2")),
+            attention_downsample_rate=2,
             iou_head_hidden_dim=num_channels,
             # One mask is then always that of the first token, in training as afterwards.
             dynamic_multimask_via_stability=False,

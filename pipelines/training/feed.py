@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from model.feature_targets import stack_targets
@@ -25,6 +23,7 @@ from pipelines.training.rows import Conversation, target_masks
 from storage.corpus import Corpus
 from storage.errors import DataError
 from storage.features import FeatureStore, ReadSeconds, StackedMemory
+from storage.pictures import open_picture
 from storage.schema import ImageRecord
 from storage.stored_features import StoredFeature
 
@@ -285,7 +284,7 @@ def _decoded(record: ImageRecord, size_px: tuple[int, int]) -> NDArray[np.uint8]
             f"image {record.image_id}: expected its bytes in the corpus, got the URI {record.uri!r} alone; curate it "
             "with its bytes"
         )
-    with Image.open(io.BytesIO(record.data)) as image:
+    with open_picture(record.data) as image:
         pixels = np.asarray(image.convert("RGB"))
     if pixels.shape[:2] != size_px:
         raise DataError(

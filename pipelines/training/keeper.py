@@ -18,6 +18,7 @@ from pipelines.training.beginning import trunk
 from pipelines.training.config import TrainingConfig, training_key
 from pipelines.training.families import mean_metrics
 from pipelines.training.loop import Trainer, Wanted, parameter_count
+from pipelines.training.notes import METRICS
 from pipelines.training.parallel import full_weights
 from pipelines.training.run_state import SavedParts, States
 from pipelines.training.watch import Watch
@@ -27,8 +28,6 @@ from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION
 
 __all__ = ["Keeper", "publish_checkpoint"]
-
-_METRICS = "metrics.jsonl"
 
 
 class Keeper:
@@ -117,7 +116,7 @@ def publish_checkpoint(
         return
     model = _plain_student(trainer, weights)
     files = checkpoint_files(model, tokenizer)
-    files[_METRICS] = "".join(json.dumps(dict(row), sort_keys=True) + "\n" for row in rows).encode()
+    files[METRICS] = "".join(json.dumps(dict(row), sort_keys=True) + "\n" for row in rows).encode()
     entries: list[FileEntry] = []
     for name, data in files.items():
         if not output.create(name, data):

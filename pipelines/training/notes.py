@@ -1,15 +1,18 @@
-"""Where a training run notes what isn't part of its output, and how that is read."""
+"""Where a training run notes what happened at its steps, beside its output and within it, and how that is read."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from storage.errors import ObjectNotFound
 from storage.objects import Objects
 
-__all__ = ["SPEED", "VALIDATION", "read_notes", "training_logs"]
+__all__ = ["METRICS", "SPEED", "VALIDATION", "read_metrics", "read_notes", "training_logs"]
 
 SPEED, VALIDATION = "speed.jsonl", "validation.jsonl"
+METRICS = "metrics.jsonl"
+"""Key below the checkpoint: its losses are part of it."""
 
 
 def training_logs(workspace: Objects, key: str) -> Objects:
@@ -23,3 +26,8 @@ def read_notes(logs: Objects, name: str) -> list[dict[str, float]]:
         return [json.loads(line) for line in logs.read(name).decode().splitlines()]
     except ObjectNotFound:
         return []
+
+
+def read_metrics(checkpoint: Objects) -> list[dict[str, Any]]:
+    """Rows of a checkpoint's metrics, each with its `step` and a loss per term; raises ObjectNotFound."""
+    return [json.loads(line) for line in checkpoint.read(METRICS).decode().splitlines()]

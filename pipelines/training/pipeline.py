@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, cast
 
 import ray
@@ -17,6 +18,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from model.config import StudentConfig
+from pipelines.observer import NULL_OBSERVER, Metrics, Observer, current_observer
 from pipelines.progress import Progress
 from pipelines.training import run_state
 from pipelines.training.config import TrainingConfig
@@ -106,7 +108,7 @@ def _fit(job: Job, meter: Any, progress: Progress) -> None:
     with tempfile.TemporaryDirectory(prefix="sailloft-train-") as folder:
         trainer = ray.train.torch.TorchTrainer(
             _train_worker,
-            train_loop_config={"job": job, "meter": meter},
+            train_loop_config={"job": job, "meter": meter, "observer": current_observer()},
             scaling_config=_scaling(job.training),
             run_config=ray.train.RunConfig(
                 storage_path=folder,
@@ -186,22 +188,53 @@ def _train_worker(loop_config: Mapping[str, Any]) -> None:
     if not config.use_gpu:
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
     seat = Seat(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    observer = cast("Observer", loop_config["observer"])
     try:
-        with _wishes(meter) as wishes:
-            run_worker(job, seat, lambda metrics: meter.put.remote(dict(metrics)), wishes.wanted, _FeedActors)
+        with observer.here(f"trainer {seat.rank}"), _wishes(meter) as wishes:
+            feeders = partial(_FeedActors, observer=observer)
+            run_worker(job, seat, _reporting(meter, observer), wishes.wanted, feeders, observer)
     except (DataError, UsageError) as error:
         ray.get(meter.fail.remote(FailedStep(type(error), str(error))))
         raise
 
 
+_GAUGES = {
+    "loss": "sailloft_loss",
+    "stall_share": "sailloft_stall_share",
+    "tokens_per_s": "sailloft_tokens_per_second",
+    "mfu": "sailloft_mfu",
+}
+
+
+def _reporting(meter: Any, metrics: Metrics) -> Callable[[Mapping[str, float]], None]:
+    """Tells the driver of a row, and the figures what they know of it."""
+
+    def report(row: Mapping[str, float]) -> None:
+        meter.put.remote(dict(row))
+        for name, figure in _GAUGES.items():
+            if name in row:
+                metrics.set(figure, row[name])
+
+    return report
+
+
+class _ObservedStepWorker(StepWorker):
+    """Makes batches in a process of its own, until that ends."""
+
+    def __init__(self, observer: Observer, feed: FeedSpec) -> None:
+        self._stack = ExitStack()
+        self._stack.enter_context(observer.here("loader"))
+        super().__init__(feed)
+
+
 class _FeedActors:
     """Actors that make batches on whatever nodes have a CPU left; one that dies begins its steps again elsewhere."""
 
-    def __init__(self, feed: FeedSpec) -> None:
+    def __init__(self, feed: FeedSpec, observer: Observer = NULL_OBSERVER) -> None:
         actor: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")(
-            StepWorker
+            _ObservedStepWorker
         )
-        self._actors: list[Any] = [actor.remote(feed) for _ in range(feed.config.loader.num_workers)]
+        self._actors: list[Any] = [actor.remote(observer, feed) for _ in range(feed.config.loader.num_workers)]
 
     def submit(self, step: int) -> Any:
         return self._actors[step % len(self._actors)].make.remote(step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +21,7 @@ from pipelines.training.ema import MovingAverage
 from pipelines.training.state_storage import StateReader, StateWriter
 from storage.errors import CorruptObject, InfrastructureError, SailloftError
 from storage.keys import Json
-from storage.manifest import MANIFEST_NAME, read_manifest
+from storage.manifest import MANIFEST_NAME, delete_outputs, read_manifest
 from storage.objects import Objects
 
 if TYPE_CHECKING:
@@ -184,16 +184,14 @@ class States:
 
     def _tidy(self) -> None:
         """Deletes all but the newest complete states, their manifests first, and what killed saves have left."""
-        kept = set(sorted(_complete(self._folder))[-self._kept :])
-        for info in sorted(self._folder.list(), key=lambda info: not info.key.endswith(f"/{MANIFEST_NAME}")):
-            if _step(info.key) not in kept:
-                self._folder.delete(info.key)
+        keys = [info.key for info in self._folder.list()]
+        kept = set(sorted(_steps(keys))[-self._kept :])
+        delete_outputs(self._folder, [key for key in keys if _step(key) not in kept])
 
 
 def clear(folder: Objects) -> None:
     """Deletes all states of a finished run."""
-    for info in list(folder.list()):
-        folder.delete(info.key)
+    folder.delete_many([info.key for info in folder.list()])
 
 
 def _name(step: int) -> str:
@@ -205,4 +203,9 @@ def _step(key: str) -> int:
 
 
 def _complete(folder: Objects) -> list[int]:
-    return [_step(info.key) for info in folder.list() if info.key.endswith(f"/{MANIFEST_NAME}")]
+    return _steps([info.key for info in folder.list()])
+
+
+def _steps(keys: Iterable[str]) -> list[int]:
+    """Steps of the states that are complete, by the keys of all."""
+    return [_step(key) for key in keys if key.endswith(f"/{MANIFEST_NAME}")]

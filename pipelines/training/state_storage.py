@@ -137,9 +137,8 @@ class StateWriter(StorageWriter):
         )
         # Another attempt at this step may have been less dead than it seemed: its state is as good.
         if self._folder.create(MANIFEST_NAME, manifest.to_json()):
-            for info in list(self._folder.list()):
-                if info.key not in files and info.key != MANIFEST_NAME:
-                    self._folder.delete(info.key)
+            others = [info.key for info in self._folder.list() if info.key not in {*files, MANIFEST_NAME}]
+            self._folder.delete_many(others)
         self._published()
 
     @classmethod

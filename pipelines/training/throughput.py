@@ -11,6 +11,7 @@ import torch
 
 from model.config import StudentConfig
 from model.flops import batch_flops
+from pipelines.observer import NULL_OBSERVER, Metrics
 from pipelines.training.config import TrainingConfig
 from pipelines.training.feed import StepBatches
 
@@ -58,6 +59,7 @@ class Throughput:
         device: the rank's own.
         world_size: ranks, taken to have as many tokens each.
         peak_flops_per_s: of the device at the run's precision; None: as `PEAK_FLOPS` has it for bfloat16.
+        metrics: told of each step, too.
     """
 
     student: StudentConfig
@@ -65,6 +67,7 @@ class Throughput:
     device: torch.device
     world_size: int = 1
     peak_flops_per_s: float | None = None
+    metrics: Metrics = NULL_OBSERVER
     _sums: dict[str, float] = field(default_factory=dict[str, float])
     _num_steps: int = 0
 
@@ -90,6 +93,9 @@ class Throughput:
         if self.peak_flops_per_s is not None:
             forward = sum(batch_flops(self.student, batch) for batch in batches.micro_batches)
             taken["flops"] = self.training.passes_per_step * forward
+        self.metrics.observe("sailloft_step_seconds", taken["step_s"])
+        self.metrics.count("sailloft_step_wait_seconds_total", taken["wait_s"])
+        self.metrics.count("sailloft_tokens_total", taken["tokens"])
         for name, value in taken.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._num_steps += 1

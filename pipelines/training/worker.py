@@ -14,6 +14,7 @@ from torch import distributed
 
 from model.config import StudentConfig
 from model.tokenizer import StudentTokenizer
+from pipelines.observer import NULL_OBSERVER, Metrics
 from pipelines.training.beginning import first_model, first_tokenizer, resolved_student
 from pipelines.training.config import TrainingConfig, training_key
 from pipelines.training.ema import MovingAverage
@@ -71,6 +72,7 @@ def run_worker(
     report: Callable[[Mapping[str, float]], None],
     wanted: Callable[[], Wanted] = lambda: Wanted.NOTHING,
     feed_pool: Callable[[FeedSpec], StepPool[Any]] | None = None,
+    metrics: Metrics = NULL_OBSERVER,
 ) -> bool:
     """Trains from the newest state to the checkpoint.
 
@@ -80,6 +82,7 @@ def run_worker(
         report: is told each row of metrics with the speed, and each validation's scores, in the first rank.
         wanted: asked in each step what should happen behind it; all workers do the most that any of them wants.
         feed_pool: makes the pool of a loader of the kind `ray`.
+        metrics: told of each step, in the first rank.
 
     Returns:
         Whether the checkpoint is written; otherwise the same run goes on from its state.
@@ -107,15 +110,17 @@ def run_worker(
     weights = config.losses.distillation
     with (
         TeachersBeside(job.teachers, weights, seat.device, config.hybrid_part_images) as teachers,
-        _watch(job, seat, trainer, corpus, tokenizer, report, first_step) as watch,
+        _watch(job, seat, trainer, corpus, tokenizer, report, first_step, metrics) as watch,
         closing(iterate(feed, config.loader, first_step, config.num_steps, seat.device, pool)) as batches,
     ):
         trainer.complete, trainer.throughput, keeper.watch = teachers.complete, watch.throughput, watch
 
-        def after_step(step: int, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> None:
+        def after_step(step: int, row: Mapping[str, float], seconds: Mapping[str, float]) -> None:
+            if seat.rank == 0:
+                metrics.count("sailloft_steps_total", outcome="skipped" if row["skipped"] else "done")
             if step % config.checkpoint_every == 0:
                 teachers.write()  # a run that goes on from there finds what was computed before
-            keeper.after_step(step, metrics, seconds)
+            keeper.after_step(step, row, seconds)
 
         finished = watch.finished = trainer.run(batches, first_step, after_step)
     if finished:
@@ -133,11 +138,12 @@ def _watch(
     tokenizer: StudentTokenizer,
     report: Callable[[Mapping[str, float]], None],
     first_step: int,
+    metrics: Metrics,
 ) -> Watch:
     config, student = job.training, trainer.model.config
     if seat.rank:
         return Watch(config, report)
-    throughput = Throughput(student, config, seat.device, seat.world_size, config.tracking.peak_flops)
+    throughput = Throughput(student, config, seat.device, seat.world_size, config.tracking.peak_flops, metrics)
     validator = logbook = None
     if config.validation is not None:
         validator = Validator(corpus, config.validation, student.wordings, tokenizer, seat.device)

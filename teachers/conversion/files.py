@@ -11,7 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from storage.errors import SourceError, UnsafePickle
+from storage.errors import SourceError
+from storage.pickle_opcodes import refused_tensors
 from teachers.conversion.array_pickle import PickledArray, load_array_pickle
 
 __all__ = ["OFFICIAL_SUFFIXES", "PICKLE_SUFFIX", "read_official_file"]
@@ -54,13 +55,8 @@ def _read_torch(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        first_line = str(error).splitlines()[0]
-        if "GLOBAL" not in str(error):
-            raise SourceError(f"{path}: expected tensors, it can't be read; download it again") from error
-        raise UnsafePickle(
-            f"{path}: expected tensors alone, got a file that wants more: {first_line}; where you trust it, save its "
-            "state dict alone on a machine that may run it"
-        ) from error
+        remedy = "Where you trust it, save its state dict alone on a machine that may run it"
+        raise refused_tensors(error, str(path), remedy) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise SourceError(f"{path}: it can't be read ({str(error).splitlines()[0]}); download it again") from error
 

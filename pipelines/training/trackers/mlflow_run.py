@@ -7,14 +7,9 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-# Usage statistics would be sent when the package is first used; no network that nobody asked for.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 from PIL import Image
 
+from pipelines.mlflow_client import Metric, MlflowException, Param, RunTag, mlflow_client
 from pipelines.training.trackers.base import TrackedRun
 from storage.errors import InfrastructureError, UsageError
 from storage.keys import Json
@@ -39,16 +34,11 @@ class MlflowTracker:
 
     def __init__(self, run: TrackedRun, experiment: str, tracking_uri: str | None) -> None:
         uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _folder(run)
-        if uri.startswith("file:"):
-            # The one store that needs neither a server nor a database; MLflow wants it asked for.
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-        # Trainers wait meanwhile; MLflow itself would try for minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         self._failed = False
         self._done: dict[str, int] = {}
         self._pictures_done = 0
         try:
-            self._client = MlflowClient(tracking_uri=uri)
+            self._client = mlflow_client(uri)
             self._run_id = self._find(run, experiment)
         except MlflowException as error:
             raise InfrastructureError(

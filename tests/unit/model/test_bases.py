@@ -307,7 +307,9 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
     ):
         read_base(folder)
     torch.save({"w": torch.ones(2), "planted": _Planted()}, folder / "pytorch_model.bin")
-    with pytest.raises(UnsafePickle, match=r"expected tensors alone, got a pickle that wants more: .*safetensors"):
+    with pytest.raises(
+        UnsafePickle, match=r"expected tensors alone, but it asks for print; nothing of it was run.*safetensors"
+    ):
         read_base(folder)
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"planted": _Planted()}, protocol=2))
     with pytest.raises(SourceError, match=r"pytorch_model\.bin"):

@@ -19,6 +19,7 @@ from torch.nn import functional
 from model.checkpoint import checkpoint_files
 from model.config import StudentConfig
 from model.huggingface import PixelSailForConditionalGeneration
+from model.huggingface.processing import model_inputs
 from model.predictor import Answer, Predictor, Request
 from model.processor import Processor
 from model.student import PixelSail
@@ -379,3 +380,31 @@ def test_an_answer_begins_with_the_words_it_is_given(checkpoint: Objects, reques
     assert np.mean(alone.masks[0] == mixed[0].masks[0]) > 0.99
     for before, after in zip(plain[1:], mixed[1:], strict=True):
         assert after.text.startswith(before.text)  # those beside it go on as they would, if longer
+
+
+def test_a_read_answer_costs_what_each_of_its_tokens_costs(
+    student: PixelSail, tokenizer: StudentTokenizer, requests: list[Request]
+) -> None:
+    """Token by token from the logits of each answer alone, and together in one padded batch."""
+    predictor = Predictor(student, tokenizer)
+    answers = ["a ring", "<region2> is left of <region1>", "it is a small red square"]
+    found = predictor.read(requests, answers)
+    for request, answer, (nats, num_tokens) in zip(requests, answers, found, strict=True):
+        ids = [*tokenizer.encode(name_prompts(answer, [0, 1])), tokenizer.end_of_text]
+        row = predictor._encode(request, answer)
+        assert row.input_ids[-len(ids) :].tolist() == ids
+        inputs = model_inputs([row], tokenizer)
+        del inputs["labels"]
+        with torch.inference_mode():
+            logits = predictor.model(**inputs).logits[0]
+        chances = logits[-len(ids) - 1 : -1].double().log_softmax(1)
+        assert num_tokens == len(ids)
+        assert nats == pytest.approx(-sum(float(chances[place, token]) for place, token in enumerate(ids)), rel=1e-4)
+    assert predictor.read([], []) == []
+
+
+def test_nothing_can_be_read_of_an_empty_answer(
+    student: PixelSail, tokenizer: StudentTokenizer, requests: list[Request]
+) -> None:
+    with pytest.raises(ValueError, match=r"answer: expected words, got ' '"):
+        Predictor(student, tokenizer).read(requests[:1], [" "])

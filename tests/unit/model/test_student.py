@@ -155,7 +155,9 @@ def test_packed_conversations_give_the_masks_of_single_rows(
     variant: tuple[PixelSail, list[EncodedRow]], tokenizer: StudentTokenizer
 ) -> None:
     student, answered = variant
+    student.double()  # as above
     inputs, _ = collate_packed([[answered[2], answered[1], answered[0]]], 0)
+    inputs = as_the_student(student, inputs)
     with torch.no_grad():
         hidden = student(inputs)
         maps = student.patch_maps(hidden, inputs)

@@ -11,6 +11,7 @@ from pipelines.distillation.dispatch import Died, Dispatcher, Done, Event, Faile
 from pipelines.distillation.plan import ShardTask
 from storage.errors import DataError, InfrastructureError
 from storage.feature_plan import ArrayPlan, PlannedRow, ShardPlan
+from tests.counted_metrics import CountedMetrics
 
 LIMITS = Limits(num_workers=2, max_retries=3, stuck_after_s=100.0)
 
@@ -109,8 +110,12 @@ def test_of_the_shards_of_a_dead_worker_one_is_to_blame() -> None:
             return [Died(0, "killed")]
         return None
 
-    _, dispatcher = _run(FakePool(script), 6)
+    counted = CountedMetrics()
+    pool = FakePool(script)
+    dispatcher = Dispatcher(pool, LIMITS, pool.clock, counted)
+    assert len(list(dispatcher.run(_tasks(6)))) == 6
     assert dispatcher.counts == {"died": 1, "retries": 1}
+    assert counted.counts == {("sailloft_retries_total", "died"): 1, ("sailloft_retries_total", "shard"): 1}
 
 
 def test_a_shard_that_fails_again_and_again_is_named() -> None:

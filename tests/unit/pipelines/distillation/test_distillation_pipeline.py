@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.distillation import pipeline
 from pipelines.distillation.config import FeaturesConfig, StudentGrid
 from pipelines.distillation.pipeline import teach
 from pipelines.distillation.plan import feature_grid
 from pipelines.distillation.steps import decode_rgb
+from pipelines.observer import NULL_OBSERVER
 from storage.codecs import codec_of
 from storage.corpus import Corpus, write_images, write_samples
-from storage.errors import TooManyRejects, UsageError
+from storage.errors import CorruptObject, TooManyRejects, UsageError
 from storage.features import FeatureStore
 from storage.manifest import Manifest, publish, verify_manifest
 from storage.objects import Objects
@@ -229,3 +231,14 @@ def test_a_store_of_something_else_is_refused_before_anything_runs(
 def test_memory_is_refused(corpus: Corpus) -> None:
     with pytest.raises(UsageError, match="Ray's processes can't share memory://"):
         teach(corpus, TEACHER, CONFIG, RAW16, Objects.open("memory://here/store"))
+
+
+def test_a_row_that_holds_another_image_than_planned_is_not_decoded(tmp_path: Path) -> None:
+    corpus = _corpus(tmp_path / "corpus", [_image(0), _image(2)], "c")
+    first, second = (image.image_id for image in corpus.images())
+    url, key = corpus.objects.url, corpus.manifest.key
+    pixels, failures = pipeline._decode_batch(NULL_OBSERVER, url, key, TEACHER, [(1, second), (0, first)], (64, 96))
+    assert pixels.shape == (2, 3, 64, 96)
+    assert not failures
+    with pytest.raises(CorruptObject, match=f"row 1 holds image {second}, planned was {first}"):
+        pipeline._decode_batch(NULL_OBSERVER, url, key, TEACHER, [(0, first), (1, first)], (64, 96))

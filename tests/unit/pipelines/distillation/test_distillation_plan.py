@@ -41,10 +41,21 @@ def test_every_image_is_in_one_row_and_one_batch_of_its_input_size() -> None:
         for batch in task.batches:
             assert len(batch.positions) <= 5
             rows = [task.shard.rows[position] for position in batch.positions]
-            assert {TEACHER.input_size(*plan.image_sizes[row.image_id]) for row in rows} == {batch.input_size}
-            assert all((row.height, row.width) == TEACHER.output_grid(*plan.image_sizes[row.image_id]) for row in rows)
+            assert {TEACHER.input_size(*plan.images[row.image_id][:2]) for row in rows} == {batch.input_size}
+            assert all((row.height, row.width) == TEACHER.output_grid(*plan.images[row.image_id][:2]) for row in rows)
         seen += [row.image_id for row in task.shard.rows]
     assert sorted(seen) == [image_id for image_id, _, _ in images]
+
+
+def test_tasks_know_where_their_images_lie_in_the_corpus() -> None:
+    images, config = _images(50), FeaturesConfig(images_per_shard=16)
+    rows = [3 * number + 1 for number in range(50)]
+    without = plan_teaching(images, config, TEACHER, "mask_features", 8, INT8, "s")
+    plan = plan_teaching(images, config, TEACHER, "mask_features", 8, INT8, "s", rows)
+    assert plan.key == without.key
+    assert all(task.corpus_rows == () for task in without.tasks())
+    for task in plan.tasks():
+        assert task.corpus_rows == tuple(3 * int(row.image_id, 16) + 1 for row in task.shard.rows)
 
 
 def test_plan_is_a_function_of_its_inputs() -> None:

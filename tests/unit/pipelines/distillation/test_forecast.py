@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.distillation.config import FeaturesConfig
 from pipelines.distillation.costs import CostsConfig
-from pipelines.distillation.forecast import ImageCounts, PhaseSeconds, TeachForecast, forecast_teaching
+from pipelines.distillation.forecast import ImageCounts, PhaseSeconds, PlanTotals, TeachForecast, forecast_teaching
 from pipelines.distillation.plan import plan_teaching
 from storage.codecs import codec_of
 from teachers.sam2 import Sam2TeacherConfig
@@ -31,9 +31,10 @@ def _forecast(
 ) -> TeachForecast:
     features = features or FeaturesConfig(codec="raw16", num_gpus_per_actor=1, num_actors=4)
     images = [(f"{number:064x}", 480, 640) for number in range(num_missing)]
-    plan = plan_teaching(images, features, TEACHER, "patches", NUM_CHANNELS, codec_of("raw16"), "s") if images else None
+    plan = plan_teaching(images, features, TEACHER, "patches", NUM_CHANNELS, codec_of("raw16"), "s")
+    plans = PlanTotals.of(plan) if images else PlanTotals()
     counts = ImageCounts(wanted=10_000, present=10_000 - num_missing - 7, rejected=7, missing=num_missing)
-    return forecast_teaching("sam2", counts, plan, NUM_CHANNELS, features, costs, measured, num_cpus)
+    return forecast_teaching("sam2", counts, plans, NUM_CHANNELS, features, costs, measured, num_cpus)
 
 
 def test_bytes_and_requests_follow_from_the_plan() -> None:
@@ -105,3 +106,12 @@ def test_it_is_plain_data() -> None:
     assert value["images"] == {"wanted": 10_000, "present": 8_993, "rejected": 7, "missing": 1_000}
     assert value["seconds"]["forward"] == 0.36
     assert value["price"]["total"] > 0
+
+
+def test_parts_are_summed_or_scaled() -> None:
+    one = PlanTotals(num_parts=1, num_images=1000, num_shards=20, num_arrays=3, num_cells=4000)
+    assert one + PlanTotals() == one
+    assert one + one == PlanTotals(2, 2000, 40, 6, 8000)
+    assert one.scaled(1000) == one
+    assert one.scaled(2500) == PlanTotals(3, 2500, 50, 8, 10_000)
+    assert PlanTotals().scaled(0) == PlanTotals()

@@ -4,6 +4,7 @@ import pytest
 
 from pipelines.distillation.retries import persistently
 from storage.errors import DataError, InfrastructureError, ManifestConflict
+from tests.counted_metrics import CountedMetrics
 
 
 class Step:
@@ -20,9 +21,11 @@ class Step:
 
 def test_trouble_of_storage_is_sat_out_with_growing_pauses() -> None:
     pauses: list[float] = []
+    counted = CountedMetrics()
     step = Step(*(InfrastructureError("503") for _ in range(4)))
-    assert persistently("publishing", step, 4, pauses.append) == "done"
+    assert persistently("publishing", step, 4, pauses.append, counted) == "done"
     assert len(pauses) == 4
+    assert counted.counts == {("sailloft_retries_total", "storage"): 4}
     assert pauses[3] > pauses[0]
 
 

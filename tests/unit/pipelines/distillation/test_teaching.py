@@ -9,20 +9,25 @@ from pathlib import Path
 import pytest
 
 from pipelines.distillation import teaching as teaching_module
+from pipelines.distillation import wanted as wanted_module
 from pipelines.distillation.config import FeaturesConfig
 from pipelines.distillation.forecast import ImageCounts
+from pipelines.distillation.missing import find_missing
 from pipelines.distillation.plan import ShardTask, TeachPlan
 from pipelines.distillation.teaching import Job, Teaching, teaching_of
+from pipelines.distillation.wanted import KnownImages
+from pipelines.distillation.windows import WantedWindows
 from pipelines.distillation.worker import ShardResult
 from pipelines.progress import NullProgress
 from storage.codecs import codec_of
 from storage.corpus import Corpus
-from storage.feature_index import read_snapshot
+from storage.feature_index import read_snapshot, replace_parts
 from storage.features import open_features
 from storage.leases import Leases
 from storage.manifest import Manifest
 from storage.objects import Objects
 from storage.schema import ImageRecord
+from tests.feature_parts import write_feature_part
 from tests.ledger_teacher import LedgerTeacherConfig, computations, ledger_card
 from tests.shards_here import run_shards_here
 from tests.small_corpora import noise_picture, write_corpus
@@ -44,9 +49,14 @@ def _corpus(folder: Path, images: Sequence[ImageRecord], key: str) -> Corpus:
     return write_corpus(Objects.open(folder / f"corpus-{key}"), images, key)
 
 
-def _teaching(folder: Path, corpus: Corpus, sleep: Callable[[float], None] = lambda seconds: None) -> Teaching:
+def _teaching(
+    folder: Path,
+    corpus: Corpus,
+    features: FeaturesConfig = FEATURES,
+    sleep: Callable[[float], None] = lambda seconds: None,
+) -> Teaching:
     teacher = LedgerTeacherConfig(ledger=str(folder / "ledger"))
-    found = teaching_of(corpus, teacher, FEATURES, codec_of("raw16"), Objects.open(folder / "store"))  # type: ignore[arg-type]
+    found = teaching_of(corpus, teacher, features, codec_of("raw16"), Objects.open(folder / "store"))  # type: ignore[arg-type]
     return Teaching(**{name: getattr(found, name) for name in found.__dataclass_fields__} | {"sleep": sleep})
 
 
@@ -158,3 +168,109 @@ def test_of_two_parts_with_an_image_the_one_listed_first_counts(tmp_path: Path, 
 
 def other_ids(images: list[ImageRecord]) -> set[str]:
     return {image.image_id for image in images[2:]}
+
+
+def test_large_sets_are_computed_part_by_part(tmp_path: Path, images: list[ImageRecord]) -> None:
+    corpus = _corpus(tmp_path, images, "a")
+    teaching = _teaching(tmp_path, corpus, FEATURES.model_copy(update={"images_per_part": 5}))
+    reads: list[str] = []
+    told: list[tuple[int, int]] = []
+    planned: list[ImageCounts] = []
+
+    def run_and_note(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
+        (lease,) = Leases(teaching.output).others()
+        assert len(lease.digests) == sum(len(task.shard.rows) for task in tasks)
+        yield from run_shards_here(tasks, job)
+
+    class Watcher:
+        def update(self, done: int, total: int, **facts: object) -> None:
+            told.append((done, total))
+
+    read_rows = wanted_module.read_rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wanted_module, "read_rows", lambda part: reads.append(part.key) or read_rows(part))
+        published = teaching.complete(run_and_note, Watcher(), lambda counts, plan: planned.append(counts))
+    assert published.facts["num_images"] == 12
+    assert [(counts.present, counts.missing) for counts in planned] == [(0, 12), (5, 7), (10, 2)]
+    assert told[-1] == (12, 12)
+    assert {total for _, total in told} == {12}
+    snapshot = read_snapshot(teaching.output)
+    assert snapshot is not None
+    assert [part.num_images for part in snapshot.parts] == [5, 5, 2]
+    assert reads == [part.part for part in snapshot.parts]  # each of them once
+    assert set(computations(tmp_path / "ledger").values()) == {1}
+    assert _complete(_teaching(tmp_path, corpus)) == published
+
+
+def test_a_forecast_adds_up_the_parts(tmp_path: Path, images: list[ImageRecord]) -> None:
+    teaching = _teaching(tmp_path, _corpus(tmp_path, images[:5], "a"))
+    _complete(teaching)
+    whole, parted = (
+        find_missing(
+            _corpus(tmp_path, images, "b"),
+            teaching.teacher,
+            FEATURES.model_copy(update={"images_per_part": size}),
+            teaching.codec,
+            teaching.output,
+        )
+        for size in (7, 3)
+    )
+    assert whole.counts == parted.counts == ImageCounts(wanted=12, present=5, rejected=0, missing=7)
+    assert (whole.plans.num_parts, parted.plans.num_parts) == (1, 3)
+    assert whole.plans.num_images == parted.plans.num_images == 7
+    assert whole.plans.num_cells == parted.plans.num_cells
+    assert sorted(parted.sizes) == sorted((image.image_id, image.height, image.width) for image in images[5:])
+
+
+def test_two_runs_share_what_is_missing_by_parts(tmp_path: Path, images: list[ImageRecord]) -> None:
+    corpus, few = _corpus(tmp_path, images, "a"), FEATURES.model_copy(update={"images_per_part": 4})
+    one, other = _teaching(tmp_path, corpus, few), _teaching(tmp_path, corpus, few)
+    parts: dict[str, list[int]] = {"one": [], "other": []}
+    first = True
+
+    def run_while_the_other_begins(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
+        nonlocal first
+        if first:
+            first = False
+
+            def one_part_only(tasks: Sequence[ShardTask], job: Job) -> Iterator[ShardResult]:
+                if parts["other"]:
+                    raise KeyboardInterrupt
+                parts["other"].append(len(tasks))
+                return run_shards_here(tasks, job)
+
+            with pytest.raises(KeyboardInterrupt):
+                other.complete(one_part_only, NullProgress())
+        parts["one"].append(len(tasks))
+        yield from run_shards_here(tasks, job)
+
+    one.complete(run_while_the_other_begins, NullProgress())
+    assert {name: len(found) for name, found in parts.items()} == {"one": 2, "other": 1}
+    assert set(computations(tmp_path / "ledger").values()) == {1}
+    assert len(open_features(tmp_path / "store")) == 12
+
+
+def test_what_a_store_knows_follows_its_snapshots(tmp_path: Path, images: list[ImageRecord]) -> None:
+    """Rejects give way to features, and a part that was retired counts no more."""
+    teaching = _teaching(tmp_path, _corpus(tmp_path, images, "a"))
+    wanted = WantedWindows(teaching.corpus, FEATURES).wanted(0)
+    ids = wanted.ids()
+    known = KnownImages(wanted, teaching.output, teaching.codec)
+    teaching.look(known)
+    assert known.unknown.all()
+    assert known.counts() == ImageCounts(12, 0, 0, 12)
+    failing = write_feature_part(teaching, "a", {ids[0]: "torn", ids[1]: "black"})
+    teaching.look(known)
+    assert known.rejected == {ids[0]: "torn", ids[1]: "black"}
+    assert known.counts() == ImageCounts(12, 0, 2, 10)
+    write_feature_part(teaching, "b", {ids[0]: "late", ids[1]: None, ids[2]: None, "stranger": None})
+    teaching.look(known)
+    assert known.rejected == {ids[0]: "torn"}
+    assert known.counts() == ImageCounts(12, 2, 1, 9)
+    assert known.unknown.tolist() == [False] * 3 + [True] * 9
+    replace_parts(teaching.output, teaching.description, [failing], None)
+    teaching.look(known)
+    assert known.rejected == {ids[0]: "late"}
+    fresh = KnownImages(wanted, teaching.output, teaching.codec)
+    teaching.look(fresh)
+    assert (fresh.rejected, fresh.counts()) == (known.rejected, known.counts())

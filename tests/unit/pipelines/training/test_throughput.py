@@ -17,6 +17,7 @@ from pipelines.training.families import family_sums, mean_metrics
 from pipelines.training.feed import StepBatches, TrainingFeed
 from pipelines.training.meter import Meter, progress_facts
 from pipelines.training.throughput import Throughput, peak_flops
+from tests.counted_metrics import CountedMetrics
 
 CPU = torch.device("cpu")
 
@@ -33,7 +34,8 @@ def recipe() -> TrainingConfig:
 
 
 def test_rates_and_stalls_of_a_window(student_config: StudentConfig, recipe: TrainingConfig) -> None:
-    throughput = Throughput(student_config, recipe, CPU, world_size=2)
+    counted = CountedMetrics()
+    throughput = Throughput(student_config, recipe, CPU, world_size=2, metrics=counted)
     loader = {"storage": 3.0, "decode": 1.0, "encode": 0.5, "host_to_device": 0.5}
     throughput.add(batches(seconds=loader), {"step_s": 0.6, "wait_s": 0.1})
     throughput.add(batches(300), {"step_s": 0.4, "wait_s": 0.2})
@@ -48,6 +50,9 @@ def test_rates_and_stalls_of_a_window(student_config: StudentConfig, recipe: Tra
     assert reading["stall_share"] == pytest.approx(0.3)
     assert 0.05 < reading["memory_gib"] < 64
     assert "mfu" not in reading
+    assert counted.values == {("sailloft_step_seconds",): [0.6, 0.4]}
+    assert counted.counts["sailloft_tokens_total",] == 2 * (100 + 300)
+    assert counted.counts["sailloft_step_wait_seconds_total",] == pytest.approx(0.3)
 
 
 def test_a_reading_covers_the_steps_since_the_last(student_config: StudentConfig, recipe: TrainingConfig) -> None:
