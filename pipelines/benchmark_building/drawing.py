@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +10,10 @@ from PIL import Image
 
 from model.drawing import draw_masks
 from storage.masks import decode_mask, dilated
+from storage.pictures import open_picture
 from storage.schema import Mask
 
-__all__ = ["PROMPT_COLOUR", "TARGET_COLOUR", "decoded", "mask_layer", "png_of", "with_regions"]
+__all__ = ["PROMPT_COLOUR", "TARGET_COLOUR", "decoded", "mask_layer", "with_regions"]
 
 PROMPT_COLOUR = (255, 196, 0)
 """Of what is pointed at; `model.drawing.PROMPT`."""
@@ -28,7 +28,7 @@ def decoded(data: bytes) -> NDArray[np.uint8]:
     Raises:
         OSError: it is no picture that PIL can read.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    with open_picture(data) as image:
         return np.asarray(image.convert("RGB"))
 
 
@@ -42,13 +42,6 @@ def with_regions(pixels: NDArray[np.uint8], masks: Sequence[Mask], side_px: int)
     """
     side = min(side_px, max(pixels.shape[:2]))
     return draw_masks(pixels, (), [decode_mask(mask) for mask in masks], side_px=side)
-
-
-def png_of(image: Image.Image) -> bytes:
-    """A PNG file of an image."""
-    sink = io.BytesIO()
-    image.save(sink, "PNG")
-    return sink.getvalue()
 
 
 def mask_layer(prompts: Sequence[Mask], targets: Sequence[Mask]) -> Image.Image:

@@ -12,7 +12,7 @@ from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.inference import read_predictions
 from pipelines.evaluation.metrics.interval import bootstrap_draws
 from pipelines.evaluation.records import Benchmark, Prediction, Variant
-from storage.errors import DataError
+from storage.errors import DataError, ObjectNotFound, UsageError
 from storage.keys import Json, canonical_json
 from storage.manifest import Manifest, read_manifest
 from storage.objects import Objects
@@ -86,7 +86,8 @@ def paired_differences(
         seed: seed of the draws.
 
     Raises:
-        DataError: the questions differ, or what they were compared with.
+        UsageError: the questions differ, or what they were compared with.
+        DataError: a question is there twice.
     """
     pairs = _paired(first, second)
     differences: list[Difference] = []
@@ -135,13 +136,14 @@ def compare_evaluations(first: Objects, second: Objects) -> list[Difference]:
         second: prefix of the other.
 
     Raises:
-        DataError: one isn't a finished evaluation, or they didn't ask the same.
+        UsageError: one isn't an evaluation, or they didn't ask the same.
+        ObjectNotFound: one isn't there or isn't finished, or its predictions are gone.
     """
     manifests = [_evaluation(objects) for objects in (first, second)]
     recipes = [{**manifest.recipe} for manifest in manifests]
     if canonical_json(cast("Json", recipes[0])) != canonical_json(cast("Json", recipes[1])):
         named = sorted(name for name in {*recipes[0], *recipes[1]} if recipes[0].get(name) != recipes[1].get(name))
-        raise DataError(
+        raise UsageError(
             f"{second.url}: expected the evaluation settings of {first.url}, got others in {', '.join(named)}; "
             "evaluate both with the same `evaluation` part of the recipe"
         )
@@ -161,12 +163,12 @@ def compare_evaluations(first: Objects, second: Objects) -> list[Difference]:
 
 def _evaluation(objects: Objects) -> Manifest:
     manifest = read_manifest(objects)
-    if manifest is None or manifest.kind != "evaluation":
-        found = "no manifest" if manifest is None else f"a {manifest.kind}"
-        raise DataError(
-            f"{objects.url}: expected a finished evaluation, got {found}; "
-            "give the folder that `sailloft evaluate` names, evaluate/<key> of the workspace"
-        )
+    expected = f"{objects.url}: expected a finished evaluation"
+    remedy = "give the folder that `sailloft evaluate` names, evaluate/<key> of the workspace"
+    if manifest is None:
+        raise ObjectNotFound(f"{expected}, got no manifest; {remedy}")
+    if manifest.kind != "evaluation":
+        raise UsageError(f"{expected}, got a {manifest.kind}; {remedy}")
     return manifest
 
 
@@ -178,7 +180,7 @@ def _paired(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[t
     lost = [sorted(by_place[0].keys() - by_place[1].keys()), sorted(by_place[1].keys() - by_place[0].keys())]
     if any(lost):
         examples = ", ".join(_shown(place) for place in (lost[0] + lost[1])[:_SHOWN])
-        raise DataError(
+        raise UsageError(
             f"predictions: expected the same questions of both, got {len(lost[0])} of the first alone and "
             f"{len(lost[1])} of the second alone, such as {examples}; evaluate both on the same corpus and benchmarks"
         )
@@ -186,7 +188,7 @@ def _paired(first: Sequence[Prediction], second: Sequence[Prediction]) -> list[t
     for one, other in pairs:
         for name in ("image_id", "question", "prompts", "truth_text", "references", "truth_area_px"):
             if getattr(one, name) != getattr(other, name):
-                raise DataError(
+                raise UsageError(
                     f"predictions: {_shown(_place(one))}: expected the same {name} of both, got others; "
                     "the corpora differ, evaluate both on one"
                 )

@@ -18,7 +18,7 @@ from storage.schema import SCHEMA_VERSION
 
 __all__ = ["VERSION", "EvaluationConfig", "evaluation_key", "published_as"]
 
-VERSION = 2
+VERSION = 4
 """Raised whenever the same inputs give other predictions or scores."""
 
 

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Protocol, cast
 
@@ -14,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from model.predictor import Predictor, Request
 from pipelines.evaluation.records import (
+    Answered,
     AnswerLike,
     Benchmark,
     Prediction,
@@ -30,14 +33,17 @@ from pipelines.evaluation.records import (
 from storage.corpus import Corpus, image_bytes
 from storage.errors import DataError
 from storage.manifest import FileEntry
-from storage.masks import area_px, decode_mask, encode_mask
+from storage.masks import area_px, decode_mask, decode_masks
 from storage.objects import Objects
-from storage.schema import ImageRecord
+from storage.pictures import open_picture
+from storage.schema import ImageRecord, Mask
 
 __all__ = [
     "LoadStudent",
+    "Reader",
     "Student",
     "answer_questions",
+    "joined_bitmap",
     "load_student",
     "picture_of",
     "read_predictions",
@@ -52,6 +58,14 @@ class Student(Protocol):
 
     def answer(self, requests: Sequence[Request], max_new_tokens: int = 64) -> Sequence[AnswerLike]:
         """One answer per request, in order."""
+        ...
+
+
+class Reader(Protocol):
+    """Whoever can say how likely it holds a text; `model.predictor.Predictor` is one."""
+
+    def read(self, requests: Sequence[Request], answers: Sequence[str]) -> Sequence[tuple[float, int]]:
+        """Cross-entropy of each answer in nats, summed over its tokens, and their number."""
         ...
 
 
@@ -72,8 +86,8 @@ def picture_of(record: ImageRecord) -> Image.Image:
     """
     data = image_bytes(record)
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+        return open_picture(data).convert("RGB")
+    except OSError as error:
         raise DataError(f"image {record.image_id}: {error}; expected a readable picture; run curate again") from error
 
 
@@ -107,6 +121,8 @@ def answer_questions(
 ) -> list[Prediction]:
     """Asks the student and judges its answers.
 
+    While it answers a batch, one thread decodes the pictures of the next and another judges the one before.
+
     Args:
         questions: clustered by image.
         corpus: where the pictures lie.
@@ -118,21 +134,55 @@ def answer_questions(
     Returns:
         One row per question, and one more for each that is also scored against a swapped truth or by released rules.
     """
+    batches = [
+        questions[start : start + questions_per_batch] for start in range(0, len(questions), questions_per_batch)
+    ]
     rows: list[Prediction] = []
-    for start in range(0, len(questions), questions_per_batch):
-        batch = questions[start : start + questions_per_batch]
-        pictures = {image_id: picture_of(corpus.image(image_id)) for image_id in {q.image_id for q in batch}}
-        answers = student.answer([_request(question, pictures) for question in batch], max_new_tokens)
-        again = _asked_again(batch, answers, student, pictures, max_new_tokens)
-        for place, (question, answer) in enumerate(zip(batch, answers, strict=True)):
-            benchmark = benchmarks[question.benchmark]
-            rows.append(_judged(benchmark, question, question.variant, question.truth, answer))
-            if question.swapped is not None:
-                rows.append(_judged(benchmark, question, Variant.SWAPPED, question.swapped, answer))
-            if question.released:
-                second = again.get(place, answer)
-                rows.append(_judged(benchmark, question, Variant.RELEASED, question.truth, second))
-    return rows
+    judged: Future[list[Prediction]] | None = None
+    with ThreadPoolExecutor(2, thread_name_prefix="evaluate") as threads:
+        for batch, pictures in _read_ahead(batches, corpus, threads):
+            answers = _answers(batch, student, pictures, max_new_tokens)
+            again = _asked_again(batch, answers, student, pictures, max_new_tokens)
+            if judged is not None:
+                rows += judged.result()
+            judged = threads.submit(_judged_batch, batch, answers, again, benchmarks)
+        return rows if judged is None else rows + judged.result()
+
+
+def _answers(
+    batch: Sequence[Question], student: Student, pictures: Mapping[str, Image.Image], max_new_tokens: int
+) -> list[Answered]:
+    """What the student says to each question, or how likely it holds the truth's text where that is to be read."""
+    given: dict[int, Answered] = {}
+    asked = [place for place, question in enumerate(batch) if not question.read]
+    if asked:
+        answers = student.answer([_request(batch[place], pictures) for place in asked], max_new_tokens)
+        given |= zip(asked, map(Answered.of, answers), strict=True)
+    read = [place for place, question in enumerate(batch) if question.read]
+    if read:
+        texts = [batch[place].truth.text for place in read]
+        found = cast("Reader", student).read([_request(batch[place], pictures) for place in read], texts)
+        for place, text, (nats, num_tokens) in zip(read, texts, found, strict=True):
+            given[place] = Answered(text=text, nats=nats, num_tokens=num_tokens)
+    return [given[place] for place in range(len(batch))]
+
+
+def _read_ahead(
+    batches: Iterable[Sequence[Question]], corpus: Corpus, threads: ThreadPoolExecutor
+) -> Iterator[tuple[Sequence[Question], dict[str, Image.Image]]]:
+    """Batches with their pictures, those of the next one being decoded meanwhile."""
+
+    def pictures_of(batch: Sequence[Question]) -> dict[str, Image.Image]:
+        return {image_id: picture_of(corpus.image(image_id)) for image_id in {q.image_id for q in batch}}
+
+    waiting: deque[tuple[Sequence[Question], Future[dict[str, Image.Image]]]] = deque()
+    for batch in batches:
+        waiting.append((batch, threads.submit(pictures_of, batch)))
+        if len(waiting) > 1:
+            first, pictures = waiting.popleft()
+            yield first, pictures.result()
+    for last, pictures in waiting:
+        yield last, pictures.result()
 
 
 def _request(question: Question, pictures: Mapping[str, Image.Image], answer_prefix: str = "") -> Request:
@@ -146,7 +196,7 @@ def _request(question: Question, pictures: Mapping[str, Image.Image], answer_pre
 
 def _asked_again(
     batch: Sequence[Question],
-    answers: Sequence[AnswerLike],
+    answers: Sequence[Answered],
     student: Student,
     pictures: Mapping[str, Image.Image],
     max_new_tokens: int,
@@ -163,9 +213,27 @@ def _asked_again(
     return dict(zip(places, student.answer(requests, max_new_tokens), strict=True))
 
 
-def _judged(benchmark: Benchmark, question: Question, variant: Variant, truth: Truth, answer: AnswerLike) -> Prediction:
+def _judged_batch(
+    batch: Sequence[Question],
+    answers: Sequence[Answered],
+    again: Mapping[int, AnswerLike],
+    benchmarks: Mapping[str, Benchmark],
+) -> list[Prediction]:
+    """The rows of a batch; `again` holds second answers by their places in it."""
+    rows: list[Prediction] = []
+    for place, (question, answer) in enumerate(zip(batch, answers, strict=True)):
+        benchmark = benchmarks[question.benchmark]
+        rows.append(_judged(benchmark, question, question.variant, question.truth, answer))
+        if question.swapped is not None:
+            rows.append(_judged(benchmark, question, Variant.SWAPPED, question.swapped, answer))
+        if question.released:
+            second = Answered.of(again[place]) if place in again else answer
+            rows.append(_judged(benchmark, question, Variant.RELEASED, question.truth, second))
+    return rows
+
+
+def _judged(benchmark: Benchmark, question: Question, variant: Variant, truth: Truth, answer: Answered) -> Prediction:
     verdict = benchmark.judge(replace(question, variant=variant), truth, answer)
-    masks = tuple(encode_mask(np.asarray(mask, dtype=np.bool_)) for mask in answer.masks)
     return Prediction(
         benchmark=question.benchmark,
         variant=variant,
@@ -179,8 +247,8 @@ def _judged(benchmark: Benchmark, question: Question, variant: Variant, truth: T
         question=question.text,
         prompts=question.prompts,
         answer=answer.text,
-        masks=masks,
-        mask_scores=tuple(float(score) for score in answer.scores),
+        masks=answer.masks,
+        mask_scores=answer.scores,
         truth_sample_id=truth.sample_id,
         truth_turn=truth.turn,
         truth_text=truth.text,
@@ -193,6 +261,9 @@ def _judged(benchmark: Benchmark, question: Question, variant: Variant, truth: T
         predicted_no_target=verdict.predicted_no_target,
         ious=verdict.ious,
         score=verdict.score,
+        boundary_f=verdict.boundary_f,
+        nats=answer.nats,
+        num_tokens=answer.num_tokens,
     )
 
 
@@ -227,8 +298,11 @@ def read_shard(objects: Objects, name: str) -> tuple[list[Prediction], FileEntry
     return rows, FileEntry.of(name, data, len(rows))
 
 
+def joined_bitmap(masks: Sequence[Mask]) -> NDArray[np.bool_] | None:
+    """All masks in one bool (height, width) array; None for none."""
+    return np.logical_or.reduce(decode_masks(masks)) if masks else None
+
+
 def truth_bitmap(truth: Truth) -> NDArray[np.bool_] | None:
     """All masks of a truth in one bool (height, width) array; None if it has none."""
-    if not truth.masks:
-        return None
-    return cast("NDArray[np.bool_]", np.logical_or.reduce([decode_mask(mask) for mask in truth.masks]))
+    return joined_bitmap(truth.masks)

@@ -10,7 +10,8 @@ import json
 import logging
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from ray.data import ActorPoolStrategy
 
 from pipelines.evaluation.benchmarks.base import with_regions
 from pipelines.evaluation.config import EvaluationConfig, evaluation_key, published_as
+from pipelines.evaluation.gaps import find_gaps
 from pipelines.evaluation.inference import (
     LoadStudent,
     Student,
@@ -31,8 +33,9 @@ from pipelines.evaluation.inference import (
     write_shard,
 )
 from pipelines.evaluation.metrics.table import score_table
-from pipelines.evaluation.records import Prediction, Question, Score, Variant, Wording, scores_to_table
+from pipelines.evaluation.records import Gap, Prediction, Question, Score, Variant, Wording, scores_to_table
 from pipelines.evaluation.score_sheet import SHEET_NAME, score_sheet
+from pipelines.observer import NULL_OBSERVER, Observer, current_observer
 from pipelines.progress import NullProgress, Progress
 from storage.corpus import Corpus
 from storage.errors import DataError
@@ -72,25 +75,39 @@ def evaluate(
 
     Raises:
         DataError: the corpus holds nothing that the benchmarks ask about.
+        UsageError: this machine lacks what a score needs.
     """
     found = read_manifest(output)
     if found is not None:
         return found
     progress = progress or NullProgress()
+    for benchmark in config.benchmarks:
+        benchmark.check()
     benchmarks = config.built()
     questions = plan_questions(corpus, config, default_wording(config))
+    gaps = find_gaps(corpus, config, questions)
     if not questions:
+        reasons = "; ".join(f"{gap.benchmark}: {gap.reason}" for gap in gaps)
         raise DataError(
-            f"{corpus.objects.url}: no sample of this corpus fits the benchmarks {', '.join(benchmarks)}; "
-            "check their families, splits and tasks"
+            f"{corpus.objects.url}: expected samples for the benchmarks of the recipe, got none ({reasons}); "
+            "correct `evaluation.benchmarks`, or curate the families that they ask about"
         )
+    _tell(gaps, config)
     shards = split_in_shards(questions, config.questions_per_shard)
     _answer_missing(shards, corpus, checkpoint, config, output, progress, load)
     rows, files = _collect(output, list(shards))
     scores = score_table(
         rows, benchmarks, num_resamples=config.num_resamples, level=config.interval_level, seed=config.seed
     )
-    return _publish(corpus, checkpoint, config, output, scores, files, len(questions))
+    return _publish(corpus, checkpoint, config, output, scores, gaps, files, len(questions))
+
+
+def _tell(gaps: Sequence[Gap], config: EvaluationConfig) -> None:
+    """Names what the benchmarks miss: a warning where the recipe lists them; a suite takes what there is."""
+    level = logging.WARNING if config.suite is None else logging.INFO
+    for gap in gaps:
+        scored = "it gets no score" if gap.whole else "it is scored without"
+        _LOG.log(level, "benchmark %s: %s; %s", gap.benchmark, gap.reason, scored)
 
 
 def plan_questions(corpus: Corpus, config: EvaluationConfig, wording: Wording) -> list[Question]:
@@ -120,8 +137,17 @@ class _Examiner:
     """An actor that holds the students it needs and answers one shard per call."""
 
     def __init__(
-        self, corpus: Corpus, checkpoint: Objects, config: EvaluationConfig, output: Objects, load: LoadStudent
+        self,
+        corpus: Corpus,
+        checkpoint: Objects,
+        config: EvaluationConfig,
+        output: Objects,
+        load: LoadStudent,
+        observer: Observer = NULL_OBSERVER,
     ) -> None:
+        self._observer = observer
+        self._stack = ExitStack()
+        self._stack.enter_context(observer.here("examiner"))  # until the process ends
         self._corpus, self._checkpoint, self._config, self._output = corpus, checkpoint, config, output
         self._load = load
         self._students: dict[bool, Student] = {}
@@ -129,10 +155,11 @@ class _Examiner:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         counts: list[int] = []
-        for name, data in zip(batch["name"], batch["questions"], strict=True):
-            questions = cast("list[Question]", pickle.loads(bytes(data)))
-            self.answer(str(name), questions)
-            counts.append(len(questions))
+        with self._observer.here("examiner"):
+            for name, data in zip(batch["name"], batch["questions"], strict=True):
+                questions = cast("list[Question]", pickle.loads(bytes(data)))
+                self.answer(str(name), questions)
+                counts.append(len(questions))
         return {"name": batch["name"], "num_questions": np.array(counts)}
 
     def answer(self, name: str, questions: list[Question]) -> None:
@@ -176,6 +203,7 @@ def _answer_missing(
             done += len(shards[name])
             progress.update(done, total, unit="questions")
         return
+    observer = current_observer()
     num_actors = min(config.num_actors, len(missing))
     dataset = ray.data.from_items(
         [{"name": name, "questions": pickle.dumps(shards[name])} for name in missing], override_num_blocks=len(missing)
@@ -185,10 +213,11 @@ def _answer_missing(
         compute=ActorPoolStrategy(size=num_actors),
         num_cpus=config.cpus_per_actor,
         num_gpus=config.gpus_per_actor,
-        fn_constructor_args=(corpus, checkpoint, config, output, load),
+        fn_constructor_args=(corpus, checkpoint, config, output, load, observer),
     )
     for row in dataset.iter_rows():
         done += int(row["num_questions"])
+        observer.count("sailloft_questions_total", int(row["num_questions"]))
         progress.update(done, total, unit="questions")
         _LOG.info("evaluate: %d of %d questions answered", done, total)
 
@@ -209,13 +238,14 @@ def _publish(
     config: EvaluationConfig,
     output: Objects,
     scores: list[Score],
+    gaps: list[Gap],
     files: list[FileEntry],
     num_questions: int,
 ) -> Manifest:
     facts = cast("list[Json]", [asdict(score) | {"variant": score.variant.value} for score in scores])
     facts = [_finite(cast("dict[str, Json]", fact)) for fact in facts]
     table = scores_to_table(scores)
-    sheet = score_sheet(scores, published_as(config, scores), corpus.manifest.facts, config.interval_level)
+    sheet = score_sheet(scores, published_as(config, scores), corpus.manifest.facts, config.interval_level, gaps)
     for name, data, num_rows in (
         ("scores.parquet", parquet_bytes(table), len(scores)),
         ("scores.json", json.dumps(facts, indent=1, sort_keys=True).encode(), None),
@@ -235,7 +265,11 @@ def _publish(
             recipe=cast("dict[str, Json]", json.loads(canonical_json(cast("Json", config.hashed_fields())))),
             inputs={"corpus": corpus.manifest.key, "checkpoint": checkpoint_key},
             files=tuple(files),
-            facts={"scores": facts, "num_questions": num_questions},
+            facts={
+                "scores": facts,
+                "gaps": cast("list[Json]", [asdict(gap) for gap in gaps]),
+                "num_questions": num_questions,
+            },
         ),
     )
 

@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 
 from pipelines.evaluation.metrics.estimates import Estimate
 from storage.errors import DataError
+from storage.masks import encode_mask
 from storage.schema import Mask, Sample
 
 __all__ = [
     "PREDICTION_SCHEMA",
     "SCORE_SCHEMA",
     "AnswerLike",
+    "Answered",
     "Benchmark",
+    "Gap",
     "Prediction",
     "Question",
     "Score",
@@ -30,8 +33,10 @@ __all__ = [
     "Variant",
     "Verdict",
     "Wording",
+    "lower_is_better",
     "predictions_to_table",
     "scores_to_table",
+    "shown_scale",
     "table_to_predictions",
 ]
 
@@ -56,12 +61,14 @@ class Variant(StrEnum):
 class Truth:
     """What an answer is compared with: masks (one per target), text, and whose they are.
 
-    `references` are further texts that are as right, where a source has several for one thing.
+    `references` are further texts that are as right, where a source has several for one thing. Pixels of `ignored`
+    count neither way where masks are compared.
     """
 
     sample_id: str
     turn: int
     masks: tuple[Mask, ...] = ()
+    ignored: Mask | None = None
     text: str = ""
     references: tuple[str, ...] = ()
 
@@ -85,6 +92,7 @@ class Question:
         released: whether the answer is judged by the released rules as well, as variant `released`.
         retry_prefix: for the released rules, the words that an answer has to begin with when the question is asked
             again because no mask came; empty: it isn't asked again.
+        read: whether the student doesn't answer, but says how likely it holds the truth's text.
     """
 
     benchmark: str
@@ -103,6 +111,7 @@ class Question:
     swapped: Truth | None = None
     released: bool = False
     retry_prefix: str = ""
+    read: bool = False
 
 
 class AnswerLike(Protocol):
@@ -125,6 +134,29 @@ class AnswerLike(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """An answer as it is judged and kept, its masks in run lengths: encoded once, whatever it is compared with.
+
+    Where the student only read the truth's text, that is `text`, `nats` its cross-entropy, summed over `num_tokens`.
+    """
+
+    text: str
+    masks: tuple[Mask, ...] = ()
+    scores: tuple[float, ...] = ()
+    nats: float = 0.0
+    num_tokens: int = 0
+
+    @classmethod
+    def of(cls, answer: AnswerLike) -> Answered:
+        """A predictor's answer."""
+        return cls(
+            text=answer.text,
+            masks=tuple(encode_mask(np.asarray(mask, dtype=np.bool_)) for mask in answer.masks),
+            scores=tuple(float(score) for score in answer.scores),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """What an answer earned.
 
@@ -134,6 +166,7 @@ class Verdict:
         union_px: pixels of either.
         ious: where several masks are compared with several targets: the IoU of each mask with each target, mask by
             mask.
+        boundary_f: boundary F-score of the mask; None where it isn't taken.
     """
 
     score: float
@@ -142,6 +175,7 @@ class Verdict:
     no_target: bool = False
     predicted_no_target: bool = False
     ious: tuple[float, ...] = ()
+    boundary_f: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +209,12 @@ class Prediction:
     predicted_no_target: bool
     ious: tuple[float, ...]
     score: float
+    boundary_f: float | None = None
+    """Where it was taken."""
+    nats: float = 0.0
+    """Cross-entropy of the truth's text, where it was read instead of answered: summed over its tokens."""
+    num_tokens: int = 0
+    """Tokens that were read."""
 
     @property
     def truths(self) -> tuple[str, ...]:
@@ -207,6 +247,28 @@ class Score:
         return self.family is None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A benchmark that misses samples."""
+
+    benchmark: str
+    """Its name."""
+    whole: bool
+    """Whether it has no question at all, and so no score."""
+    reason: str
+    """What is missing, and what the corpus has in its place."""
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a score is a loss."""
+    return metric == "text_loss"
+
+
+def shown_scale(metric: str) -> int:
+    """What people read of a score: 100 for percent, 1 for CIDEr and for nats as they are."""
+    return 1 if metric in ("CIDEr", "text_loss") else 100
+
+
 class Wording(Protocol):
     """Frames the facts of one turn as the question that the student is asked."""
 
@@ -222,7 +284,7 @@ class Benchmark(Protocol):
         """What to ask about these samples, clustered by image."""
         ...
 
-    def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
+    def judge(self, question: Question, truth: Truth, answer: Answered) -> Verdict:
         """Compares an answer with a truth."""
         ...
 
@@ -274,6 +336,9 @@ PREDICTION_SCHEMA = pa.schema(
         pa.field("predicted_no_target", pa.bool_(), nullable=False),
         pa.field("ious", pa.list_(pa.float64()), nullable=False),
         pa.field("score", pa.float64(), nullable=False),
+        pa.field("boundary_f", pa.float64()),
+        pa.field("nats", pa.float64(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
     ]
 )
 

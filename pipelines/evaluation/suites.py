@@ -79,6 +79,5 @@ SUITES: dict[SuiteName, tuple[AnyBenchmarkConfig, ...]] = {
 }
 """Benchmarks of each suite; `published` is all of them. RefCOCOg's splits are those of UMD.
 
-A benchmark that the corpus has no sample of is left out of the table. ReasonSeg's areas to be ignored are background
-here, since the corpus doesn't keep them: its scores are a little lower than the official ones.
+A benchmark that the corpus has no sample of is named below the table, see `gaps`.
 """

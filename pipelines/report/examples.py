@@ -11,10 +11,11 @@ from PIL import Image
 
 from model.drawing import ANSWER, PROMPT, TRUTH, fit, outlined, spotlit
 from pipelines.evaluation.benchmarks.base import Unit, truth_of
-from pipelines.evaluation.inference import picture_of, truth_bitmap
+from pipelines.evaluation.inference import joined_bitmap, picture_of, truth_bitmap
 from pipelines.evaluation.records import Prediction, Variant
+from pipelines.feature_pictures import pca_picture
 from pipelines.report.inputs import Features
-from pipelines.report.pictures import SIDE_PX, data_uri, pca_picture
+from pipelines.report.pictures import SIDE_PX, data_uri
 from pipelines.report.zoo import least_certain
 from storage.corpus import Corpus
 from storage.masks import decode_mask
@@ -210,13 +211,9 @@ def _distinct(rows: Iterable[Prediction], num: int) -> list[Prediction]:
     return (chosen + later)[:num]
 
 
-def _joined(masks: Sequence[Mask]) -> NDArray[np.bool_] | None:
-    return np.logical_or.reduce([decode_mask(mask) for mask in masks]) if masks else None
-
-
 def _segmentation_card(row: Prediction, gallery: Gallery) -> Card:
     pixels = gallery.picture(row.image_id)
-    answer = None if row.predicted_no_target else _joined(row.masks)
+    answer = None if row.predicted_no_target else joined_bitmap(row.masks)
     pictures = (
         ("picture", "plain", data_uri(pixels)),
         ("truth", "truth", data_uri(spotlit(pixels, gallery.truth(row), TRUTH))),
@@ -236,7 +233,7 @@ def _prompt_card(row: Prediction, moved: Prediction | None, gallery: Gallery) ->
     lines = [("answer", row.answer)]
     if row.task == Task.VISUAL_TEXT_REFERRING.value:
         pictures.append(("truth", "truth", data_uri(spotlit(pixels, gallery.truth(row), TRUTH))))
-        pictures.append(("answer", "answer", data_uri(spotlit(pixels, _joined(row.masks), ANSWER))))
+        pictures.append(("answer", "answer", data_uri(spotlit(pixels, joined_bitmap(row.masks), ANSWER))))
         return Card(row.question, tuple(pictures), tuple(lines), f"IoU {row.score:.2f}", _grade(row.score))
     lines.append(("truth", row.truth_text))
     if moved is not None:

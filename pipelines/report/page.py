@@ -15,23 +15,23 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from pipelines.quantities import seconds_text
 from pipelines.report.examples import Gallery, feature_rows, prompt_extremes, prompt_groups, segmentation_groups
 from pipelines.report.inputs import ReportInputs
 from pipelines.report.scores import (
     count_table,
     examined,
-    loss_curves,
+    gap_lines,
     promises,
     reject_groups,
     relabelled_splits,
     score_bar,
     score_rows,
-    seconds_text,
-    validation_curves,
     variant_text,
 )
 from pipelines.report.speed import training_speed
 from pipelines.report.zoo import breakdowns
+from pipelines.training_curves import loss_curves, validation_curves
 from storage.keys import Json, content_key
 from storage.manifest import FileEntry, Manifest, publish, read_manifest
 from storage.objects import Objects
@@ -39,7 +39,7 @@ from storage.schema import SCHEMA_VERSION
 
 __all__ = ["REPORT_NAME", "VERSION", "build_report", "render_report", "report_key"]
 
-VERSION = 3
+VERSION = 5
 """Raised whenever the same inputs give another page."""
 REPORT_NAME = "report.html"
 
@@ -127,6 +127,7 @@ def render_report(inputs: ReportInputs) -> str:
         ),
         promises=promises(inputs.targets, scores),
         scores=scores,
+        gaps=gap_lines(inputs.evaluations),
         segmentation=segmentation,
         prompted=prompted,
         breakdowns=cuts,

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 from markupsafe import Markup
 
+from pipelines.charts import interval_bar
 from pipelines.evaluation.records import Score, Variant
-from pipelines.report.charts import interval_bar, line_chart, number
 from pipelines.report.inputs import Target
 from pipelines.report.zoo import Slice
 from storage.corpus import Corpus
 from storage.manifest import Manifest
 
 __all__ = [
-    "Curve",
     "Examined",
     "Promise",
     "RejectGroup",
     "count_table",
     "examined",
-    "loss_curves",
+    "gap_lines",
     "promises",
     "reject_groups",
     "relabelled_splits",
     "score_bar",
     "score_rows",
-    "seconds_text",
-    "validation_curves",
     "variant_text",
 ]
 
@@ -48,22 +44,6 @@ _VARIANT_TEXT = {
     Variant.MOVED: "visual prompt moved to another object",
     Variant.RELEASED: "the same answers by the rules of the released evaluation",
     Variant.UNTRAINED: "the same student before training",
-}
-_CURVE_TEXT = {
-    "loss": "all terms together",
-    "text": "text: next token",
-    "mask_bce": "masks: cross-entropy",
-    "mask_dice": "masks: dice",
-    "learning_rate": "learning rate",
-    "gradient_norm": "norm of the gradient",
-}
-_CURVE_ORDER = ("loss", "mask_bce", "mask_dice", "text")
-_NO_CURVE = ("step", "epoch", "wait_s", "step_s", "tokens")
-_VALIDATION_TEXT = {
-    "cIoU": "validation: cIoU",
-    "gIoU": "validation: gIoU",
-    "N_acc": "validation: no target, recognised",
-    "T_acc": "validation: target, recognised",
 }
 _DETAIL_LENGTH = 300
 _EXAMPLES_PER_REASON = 3
@@ -92,16 +72,6 @@ class Promise:
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """One column of the training's metrics."""
-
-    label: str
-    first: str
-    last: str
-    chart: Markup
-
-
-@dataclass(frozen=True, slots=True)
 class RejectGroup:
     """Rejects of one reason: how many, and some of them as (file, locator, detail)."""
 
@@ -118,6 +88,15 @@ def score_bar(row: Score | Slice) -> Markup:
 def variant_text(row: Score) -> str:
     """The variant of a score in words."""
     return _VARIANT_TEXT[row.variant]
+
+
+def gap_lines(evaluations: Iterable[Manifest]) -> list[str]:
+    """What the benchmarks asked about and the corpus doesn't have, a line for each that is concerned."""
+    lines: list[str] = []
+    for manifest in evaluations:
+        for fact in cast("Sequence[Mapping[str, object]]", manifest.facts.get("gaps", ())):
+            lines.append(f"{fact['benchmark']}{' has no score' if fact['whole'] else ', in part'}: {fact['reason']}")
+    return lines
 
 
 def score_rows(evaluations: Iterable[Manifest]) -> list[Score]:
@@ -225,53 +204,3 @@ def relabelled_splits(corpus: Corpus) -> list[str]:
         for name, splits in sorted(cast("Mapping[str, Mapping[str, str]]", by_file).items())
         for old, new in sorted(splits.items())
     ]
-
-
-def loss_curves(metrics: Sequence[Mapping[str, object]]) -> list[Curve]:
-    """One curve per numeric column of the metrics, the loss and its terms first."""
-    names = dict.fromkeys(name for row in metrics for name in row if name not in _NO_CURVE)
-    ordered = [name for name in _CURVE_ORDER if name in names]
-    ordered += [name for name in names if name.startswith("distillation/")]
-    ordered += [name for name in names if name.startswith("loss/")]
-    ordered += [name for name in names if name not in ordered]
-    return [curve for name in ordered for curve in _curve(metrics, name, _curve_text(name))]
-
-
-def validation_curves(validation: Sequence[Mapping[str, object]]) -> list[Curve]:
-    """One curve per score during training."""
-    return [curve for name, text in _VALIDATION_TEXT.items() for curve in _curve(validation, name, text)]
-
-
-def _curve(rows: Sequence[Mapping[str, object]], name: str, label: str) -> list[Curve]:
-    """The curve of a column; none of fewer than two points."""
-    points = [
-        (float(step), float(value))
-        for index, row in enumerate(rows)
-        if isinstance(value := row.get(name), int | float)
-        and math.isfinite(value)
-        and isinstance(step := row.get("step", index), int | float)
-    ]
-    chart = line_chart([step for step, _ in points], [value for _, value in points], label)
-    return [Curve(label, number(points[0][1]), number(points[-1][1]), chart)] if chart else []
-
-
-def _curve_text(name: str) -> str:
-    if name.startswith("loss/"):
-        return f"loss on {name.removeprefix('loss/').replace('_', ' ')}"
-    return _CURVE_TEXT.get(name, name.replace("distillation/", "distillation: ").replace("_", " "))
-
-
-def seconds_text(seconds: float | None) -> str:
-    """A duration as people say it.
-
-    >>> [seconds_text(s) for s in (None, 0.42, 7.6, 72.0, 4000.0)]
-    ['not known', '0.4 s', '7.6 s', '1 min 12 s', '1 h 06 min']
-    """
-    if seconds is None:
-        return "not known"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

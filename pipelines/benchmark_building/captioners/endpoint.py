@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import io
 import json
 import logging
 import os
@@ -25,6 +24,7 @@ from pipelines.benchmark_building.captioners.base import BaseCaptionerConfig, Dr
 from pipelines.benchmark_building.captioners.instructions import SYSTEM, instruction, marked_regions, read_reply
 from pipelines.benchmark_building.drawing import with_regions
 from pipelines.benchmark_building.records import Texts
+from pipelines.image_files import image_file
 from storage.errors import InfrastructureError, UsageError
 
 __all__ = ["EndpointCaptioner", "EndpointCaptionerConfig"]
@@ -145,10 +145,9 @@ class EndpointCaptioner:
         return read_reply(request, _content(self._post(self._body(request))))
 
     def _body(self, request: DraftRequest) -> bytes:
-        sink = io.BytesIO()
         picture = with_regions(request.pixels, marked_regions(request), self._config.side_px)
-        picture.save(sink, "JPEG", quality=_JPEG_QUALITY)
-        url = f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode('ascii')}"
+        data = image_file(picture, "JPEG", quality=_JPEG_QUALITY)
+        url = f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
         body = {
             "model": self._config.model,
             "max_tokens": self._config.max_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +13,7 @@ from pipelines.benchmark_building.captioners.instructions import SYSTEM, instruc
 from pipelines.benchmark_building.drawing import with_regions
 from pipelines.benchmark_building.records import Texts
 from storage.errors import UsageError
+from storage.pickle_opcodes import told_by_torch
 
 __all__ = ["LocalModelCaptioner", "LocalModelCaptionerConfig"]
 
@@ -79,11 +81,10 @@ class LocalModelCaptioner:
                 trust_remote_code=False,
             )
         # transformers tells of absent, foreign and broken checkpoints in all these ways.
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            first = str(error).partition("\n")[0]
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, pickle.UnpicklingError) as error:
             raise UsageError(
                 f"captioner.checkpoint {config.checkpoint}: expected the folder of a model for image-text-to-text with "
-                f"its processor, got {type(error).__name__}: {first}; download one and name its folder"
+                f"its processor, got {type(error).__name__}: {told_by_torch(error)}; download one and name its folder"
             ) from error
 
     def draft(self, request: DraftRequest) -> Texts:

@@ -7,17 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.evaluation.metrics.estimates import Ratio
 from pipelines.evaluation.metrics.res import overlap
-from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Wording
+from pipelines.evaluation.records import Answered, Prediction, Question, Truth, Variant, Wording
 from storage.errors import DataError
 from storage.masks import encode_mask, union
 from storage.prompts import prompt_mask
 from storage.recipe import RecipeModel
-from storage.schema import Mask, PromptKind, Region, Sample, VisualPrompt
+from storage.schema import Mask, PromptKind, Region, Sample, Task, VisualPrompt
 
 __all__ = [
     "BenchmarkConfig",
@@ -48,6 +47,17 @@ class BenchmarkConfig(RecipeModel):
     """Ask about no more than this many pictures: those with the smallest hashes. All, if None."""
     published: tuple[str, str] | None = Field(default=None, json_schema_extra={"hashed": False})
     """Benchmark and split of the published scores that the table shows beside its own, such as `[RefCOCO, testA]`."""
+
+    def check(self) -> None:
+        """Looks for what scoring needs on this machine, before anything is asked.
+
+        Raises:
+            UsageError: it isn't there.
+        """
+
+    def asked_tasks(self) -> tuple[Task, ...]:
+        """Tasks of the samples that it asks about."""
+        raise NotImplementedError
 
     def published_as(self, metric: str) -> tuple[str, str, str] | None:
         """Benchmark, split and metric of the published rows that stand beside a score, if any."""
@@ -81,7 +91,8 @@ def units_by_image(samples: Iterable[Sample], max_images: int | None) -> Iterato
 def truth_of(unit: Unit, text: str | None = None) -> Truth:
     """The truth of a turn: one mask per target (an empty one for no target) and the answer's text.
 
-    A sample without a region, all of whose targets are absent, has no masks.
+    What is ignored beside any of its targets is ignored for the turn. A sample without a region, all of whose targets
+    are absent, has no masks.
     """
     turn = unit.sample.turns[unit.turn]
     regions = unit.sample.regions
@@ -92,10 +103,13 @@ def truth_of(unit: Unit, text: str | None = None) -> Truth:
             masks.append(parts[0] if len(parts) == 1 else union(parts))
         elif regions:
             masks.append(encode_mask(np.zeros((regions[0].mask.height, regions[0].mask.width), bool)))
+    meant = sorted({index for target in turn.targets for index in target})
+    ignored = [area for index in meant if (area := regions[index].ignored) is not None]
     return Truth(
         sample_id=unit.sample.sample_id,
         turn=unit.turn,
         masks=tuple(masks),
+        ignored=union(ignored) if ignored else None,
         text=(turn.answer or "") if text is None else text,
     )
 
@@ -220,7 +234,7 @@ def mean_score(rows: Sequence[Prediction]) -> Ratio:
     return Ratio.mean([row.score for row in rows])
 
 
-def answer_mask(answer: AnswerLike, truth: Truth) -> NDArray[np.bool_] | None:
+def answer_mask(answer: Answered, truth: Truth) -> Mask | None:
     """All masks of an answer in one; None if it has none.
 
     Raises:
@@ -228,13 +242,11 @@ def answer_mask(answer: AnswerLike, truth: Truth) -> NDArray[np.bool_] | None:
     """
     if not answer.masks:
         return None
-    shape = (truth.masks[0].height, truth.masks[0].width) if truth.masks else answer.masks[0].shape
-    joined = np.zeros(shape, bool)
-    for mask in answer.masks:
-        if mask.shape != joined.shape:
+    expected, *others = [(mask.height, mask.width) for mask in (*truth.masks[:1], *answer.masks)]
+    for size_px in others:
+        if size_px != expected:
             raise DataError(
-                f"answer on sample {truth.sample_id}: expected masks of {shape} px (height, width), got {mask.shape}; "
+                f"answer on sample {truth.sample_id}: expected masks of {expected} px (height, width), got {size_px}; "
                 "the picture and its annotations don't belong together"
             )
-        joined |= mask
-    return joined
+    return answer.masks[0] if len(answer.masks) == 1 else union(answer.masks)

@@ -16,12 +16,12 @@ from pipelines.evaluation.benchmarks.base import (
     truth_of,
     units_by_image,
 )
-from pipelines.evaluation.metrics.captions import cider_scores, meteor, meteor_1_5_scores, meteor_released
+from pipelines.evaluation.metrics.captions import check_java, cider_scores, meteor, meteor_1_5_scores, meteor_released
 from pipelines.evaluation.metrics.estimates import Estimate, Mix, Ratio
-from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
+from pipelines.evaluation.records import Answered, Prediction, Question, Truth, Variant, Verdict, Wording
 from storage.schema import Sample, Task
 
-__all__ = ["RegionCaption", "RegionCaptionConfig", "bare_text", "cider", "described_regions"]
+__all__ = ["RegionCaption", "RegionCaptionConfig", "bare_text", "cider", "described_regions", "meteor_1_5"]
 
 _MARKUP = re.compile(r"<[^<>]*>:?|\[SEG\]")
 
@@ -41,6 +41,15 @@ class RegionCaptionConfig(BenchmarkConfig):
     def build(self) -> RegionCaption:
         """The benchmark."""
         return RegionCaption(self)
+
+    def check(self) -> None:
+        """See `BenchmarkConfig`."""
+        if self.meteor_1_5:
+            check_java()
+
+    def asked_tasks(self) -> tuple[Task, ...]:
+        """See `BenchmarkConfig`."""
+        return (Task.DESCRIPTION,)
 
     def published_as(self, metric: str) -> tuple[str, str, str] | None:
         """Published captions of regions are scored with METEOR 1.5, which nltk's isn't."""
@@ -68,7 +77,7 @@ class RegionCaption:
             for unit, truth in described_regions(units)
         ]
 
-    def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
+    def judge(self, question: Question, truth: Truth, answer: Answered) -> Verdict:
         """METEOR of the answer; by the released rules with its arguments swapped."""
         score = meteor_released if question.variant is Variant.RELEASED else meteor
         return Verdict(score=score(bare_text(answer.text), [bare_text(text) for text in truth.texts]))
@@ -76,18 +85,12 @@ class RegionCaption:
     def metrics(
         self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]
     ) -> dict[str, Estimate]:
-        """`METEOR`, `CIDEr` and, if asked for, `METEOR_1.5`; by the released rules `METEOR_released` alone.
-
-        METEOR 1.5 adds up counts over all texts: its value is the program's, its interval that of the mean of the
-        texts' own scores, moved there.
-        """
+        """`METEOR`, `CIDEr` and, if asked for, `METEOR_1.5`; by the released rules `METEOR_released` alone."""
         if variant is Variant.RELEASED:
             return {"METEOR_released": mean_score(rows)}
         scores: dict[str, Estimate] = {"METEOR": mean_score(rows), "CIDEr": cider(rows)}
         if self._config.meteor_1_5 and rows:
-            texts = [bare_text(row.answer) for row in rows]
-            whole, each = meteor_1_5_scores(texts, [[bare_text(text) for text in row.truths] for row in rows])
-            scores["METEOR_1.5"] = Mix(((1.0, Ratio.mean(each)),), offset=whole - float(each.mean()))
+            scores["METEOR_1.5"] = meteor_1_5(rows)
         return scores
 
 
@@ -95,6 +98,17 @@ def cider(rows: Sequence[Prediction]) -> Ratio:
     """CIDEr of the rows' answers, document frequencies over all of their truths."""
     texts = [bare_text(row.answer) for row in rows]
     return Ratio.mean(cider_scores(texts, [[bare_text(text) for text in row.truths] for row in rows]))
+
+
+def meteor_1_5(rows: Sequence[Prediction]) -> Mix:
+    """METEOR 1.5 of the rows' answers.
+
+    It adds up counts over all texts: its value is the program's, its interval that of the mean of the texts' own
+    scores, moved there.
+    """
+    texts = [bare_text(row.answer) for row in rows]
+    whole, each = meteor_1_5_scores(texts, [[bare_text(text) for text in row.truths] for row in rows])
+    return Mix(((1.0, Ratio.mean(each)),), offset=whole - float(each.mean()))
 
 
 def bare_text(text: str) -> str:

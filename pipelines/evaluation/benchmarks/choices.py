@@ -18,7 +18,7 @@ from pipelines.evaluation.benchmarks.base import (
     units_by_image,
 )
 from pipelines.evaluation.metrics.estimates import Estimate
-from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
+from pipelines.evaluation.records import Answered, Prediction, Question, Truth, Variant, Verdict, Wording
 from storage.schema import Sample, Task
 
 __all__ = ["MultipleChoice", "MultipleChoiceConfig", "named_options"]
@@ -40,6 +40,10 @@ class MultipleChoiceConfig(BenchmarkConfig):
     def build(self) -> MultipleChoice:
         """The benchmark."""
         return MultipleChoice(self)
+
+    def asked_tasks(self) -> tuple[Task, ...]:
+        """See `BenchmarkConfig`."""
+        return (Task.MULTIPLE_CHOICE,)
 
 
 class MultipleChoice:
@@ -64,7 +68,7 @@ class MultipleChoice:
             for unit in units
         ]
 
-    def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
+    def judge(self, question: Question, truth: Truth, answer: Answered) -> Verdict:
         """1 if right, else 0.
 
         Strictly, an answer is right if it names the right option and no other; one that names none or several is

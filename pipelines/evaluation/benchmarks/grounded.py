@@ -1,6 +1,6 @@
 """Grounded captions (GCG): the whole picture described, with a mask for each phrase.
 
-The scores are those of GLaMM's evaluation (mbzuai-oryx/groundingLMM at e74865f, `eval/gcg/evaluate.py`; its paper is
+The scores are those of GLaMM's evaluation (mbzuai-oryx/groundingLMM at dd7ad1a, `eval/gcg/evaluate.py`; its paper is
 arXiv 2311.03356), except where the docstring of `metrics` says otherwise.
 """
 
@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.evaluation.benchmarks.base import BenchmarkConfig, ask, plain_words, truth_of, units_by_image
-from pipelines.evaluation.benchmarks.captions import bare_text, cider
-from pipelines.evaluation.metrics.captions import meteor
+from pipelines.evaluation.benchmarks.captions import bare_text, cider, meteor_1_5
+from pipelines.evaluation.metrics.captions import check_java, meteor
 from pipelines.evaluation.metrics.estimates import AveragePrecision, Estimate, Ratio
-from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
-from storage.masks import encode_mask, pairwise_ious
+from pipelines.evaluation.metrics.phrases import PhraseEncoder, word_f1
+from pipelines.evaluation.records import Answered, Prediction, Question, Truth, Variant, Verdict, Wording
+from storage.masks import pairwise_ious
 from storage.schema import Sample, Task
 
-__all__ = ["GroundedCaption", "GroundedCaptionConfig", "greedy_pairs", "phrase_similarity", "seg_phrases"]
+__all__ = ["GroundedCaption", "GroundedCaptionConfig", "greedy_pairs", "seg_phrases"]
 
 _FOUND = 0.5
 """IoU, and likeness of phrases, from which on a mask counts as found (as released)."""
@@ -33,10 +34,26 @@ class GroundedCaptionConfig(BenchmarkConfig):
     kind: Literal["grounded_caption"] = "grounded_caption"
     variants: tuple[Literal[Variant.STANDARD, Variant.UNTRAINED], ...] = (Variant.STANDARD,)
     """With which students it is asked."""
+    phrase_encoder: str | None = None
+    """Folder of a text encoder in transformers' format, by which `mask_recall` compares phrases as published (there it
+    is bert-base-uncased). None: that score is left out. Nothing is downloaded."""
+    meteor_1_5: bool = False
+    """Also METEOR 1.5, as published; needs Java."""
 
     def build(self) -> GroundedCaption:
         """The benchmark."""
         return GroundedCaption(self)
+
+    def check(self) -> None:
+        """See `BenchmarkConfig`."""
+        if self.meteor_1_5:
+            check_java()
+        if self.phrase_encoder is not None:
+            PhraseEncoder(self.phrase_encoder)
+
+    def asked_tasks(self) -> tuple[Task, ...]:
+        """See `BenchmarkConfig`."""
+        return (Task.GROUNDED_CAPTION,)
 
 
 class GroundedCaption:
@@ -45,6 +62,7 @@ class GroundedCaption:
     def __init__(self, config: GroundedCaptionConfig) -> None:
         self._config = config
         self._name = config.name or config.kind
+        self._encoder: PhraseEncoder | None = None
 
     def questions(self, samples: Sequence[Sample], wording: Wording) -> list[Question]:
         """One question per caption and student."""
@@ -56,12 +74,11 @@ class GroundedCaption:
             for unit in units
         ]
 
-    def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
+    def judge(self, question: Question, truth: Truth, answer: Answered) -> Verdict:
         """The mean IoU of masks and targets paired one to one, as the score; each mask's IoU with each target."""
-        predicted = [encode_mask(np.asarray(mask, np.bool_)) for mask in answer.masks]
-        if not predicted or not truth.masks:
+        if not answer.masks or not truth.masks:
             return Verdict(score=0.0)
-        ious = pairwise_ious(predicted, truth.masks)
+        ious = pairwise_ious(answer.masks, truth.masks)
         pairs = greedy_pairs(ious, np.finfo(np.float64).tiny)
         score = float(np.mean([ious[pair] for pair in pairs])) if pairs else 0.0
         return Verdict(score=score, ious=tuple(ious.ravel().tolist()))
@@ -69,24 +86,25 @@ class GroundedCaption:
     def metrics(
         self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]
     ) -> dict[str, Estimate]:
-        """The five scores, with two of them in a second form.
+        """The five scores, some of them in several forms.
 
         - `mIoU`: masks and targets of a picture are paired one to one, the best pair first; the mean IoU of the pairs,
           then the mean over pictures. What isn't paired doesn't count, as released.
         - `AP50`: COCO's average precision at IoU 0.5 without classes. As released, every mask is equally certain, so
           that masks count in the order of pictures; `AP50_ranked` takes them by the student's certainty, which is
           what the score is meant to be.
-        - `mask_recall`: targets paired with a mask of IoU 0.5 and a like phrase, over all targets. Released is a
-          cosine of BERT's embeddings of 0.5, and a search that ends at the first pair whose phrases differ; here
-          phrases are alike if their words are (`phrase_similarity`), which is stricter, and the search goes on. Not
-          to be set beside published values. `mask_recall_iou` asks for the IoU alone.
-        - `METEOR`, `CIDEr` of the caption without tags. Published METEOR is version 1.5 (Java); this is nltk's.
+        - `mask_recall_word_F1`: targets paired with a mask of IoU 0.5 and a phrase of like words (F1 of 0.5), over all
+          targets. Not the published score, which compares phrases by BERT and is less strict.
+        - `mask_recall`, where `phrase_encoder` is given: the published one, a cosine of the encoder's embeddings of
+          0.5, and a search that ends at the first pair whose phrases differ, as released.
+        - `mask_recall_iou` asks for the IoU alone.
+        - `METEOR`, `CIDEr` of the caption without tags. Published METEOR is `METEOR_1.5`; the other is nltk's.
         """
         paired = [_found(row) for row in rows]
         targets = np.array([row.num_targets for row in rows], np.float64)
         places = np.arange(len(rows))
-        return {
-            "mask_recall": Ratio(places, np.array([named for named, _ in paired], np.float64), targets),
+        scores: dict[str, Estimate] = {
+            "mask_recall_word_F1": Ratio(places, np.array([named for named, _ in paired], np.float64), targets),
             "mask_recall_iou": Ratio(places, np.array([found for _, found in paired], np.float64), targets),
             "mIoU": Ratio.mean([row.score for row in rows]),
             "AP50": _average_precision(rows, ranked=False),
@@ -96,6 +114,13 @@ class GroundedCaption:
             ),
             "CIDEr": cider(rows),
         }
+        if self._config.phrase_encoder is not None and rows:
+            encoder = self._encoder = self._encoder or PhraseEncoder(self._config.phrase_encoder)
+            released = np.array([_found_as_released(row, encoder) for row in rows], np.float64)
+            scores["mask_recall"] = Ratio(places, released, targets)
+        if self._config.meteor_1_5 and rows:
+            scores["METEOR_1.5"] = meteor_1_5(rows)
+        return scores
 
 
 def greedy_pairs(scores: NDArray[np.float64], least: float) -> list[tuple[int, int]]:
@@ -128,29 +153,29 @@ def seg_phrases(text: str) -> list[str]:
     return phrases
 
 
-def phrase_similarity(first: str, second: str) -> float:
-    """F1 of the words of two phrases, between 0 and 1.
-
-    >>> phrase_similarity("the brown dog", "a brown dog")
-    0.6666666666666666
-    """
-    one, other = set(plain_words(first)), set(plain_words(second))
-    return 2 * len(one & other) / (len(one) + len(other)) if one or other else 0.0
-
-
 def _matrix(row: Prediction) -> NDArray[np.float64]:
     return np.array(row.ious, np.float64).reshape(-1, row.num_targets) if row.ious else np.zeros((0, row.num_targets))
 
 
 def _found(row: Prediction) -> tuple[int, int]:
-    """Targets found by mask and phrase, and those found by mask alone."""
+    """Targets found by mask and by a phrase with like words, and those found by mask alone."""
     ious = _matrix(row)
     said, meant = seg_phrases(row.answer), seg_phrases(row.truth_text)
     alike = np.zeros(ious.shape, bool)
     for place in range(min(len(said), len(ious))):
         for target in range(min(len(meant), row.num_targets)):
-            alike[place, target] = phrase_similarity(said[place], meant[target]) >= _FOUND
+            alike[place, target] = word_f1(plain_words(said[place]), plain_words(meant[target])) >= _FOUND
     return len(greedy_pairs(np.where(alike, ious, 0.0), _FOUND)), len(greedy_pairs(ious, _FOUND))
+
+
+def _found_as_released(row: Prediction, encoder: PhraseEncoder) -> int:
+    """Targets found before the first pair whose phrases differ, the best masks first."""
+    ious = _matrix(row).T
+    alike = np.zeros(ious.shape)
+    meant, said = seg_phrases(row.truth_text)[: len(ious)], seg_phrases(row.answer)[: ious.shape[1]]
+    alike[: len(meant), : len(said)] = encoder.cosines(meant, said)
+    pairs = greedy_pairs(ious, _FOUND)
+    return next((place for place, pair in enumerate(pairs) if alike[pair] < _FOUND), len(pairs))
 
 
 def _average_precision(rows: Sequence[Prediction], *, ranked: bool) -> AveragePrecision:

@@ -12,7 +12,7 @@ from pipelines.evaluation.benchmarks.captions import RegionCaptionConfig
 from pipelines.evaluation.benchmarks.choices import MultipleChoiceConfig
 from pipelines.evaluation.benchmarks.visual_text import VisualTextReferringConfig
 from pipelines.evaluation.metrics.estimates import Estimate, Mix, Ratio
-from pipelines.evaluation.records import AnswerLike, Benchmark, Prediction, Question, Truth, Variant, Verdict, Wording
+from pipelines.evaluation.records import Answered, Benchmark, Prediction, Question, Truth, Variant, Verdict, Wording
 from storage.schema import Sample, Task
 
 __all__ = ["PerBench", "PerBenchConfig"]
@@ -43,6 +43,10 @@ class PerBenchConfig(BenchmarkConfig):
         """The benchmark."""
         return PerBench(self)
 
+    def asked_tasks(self) -> tuple[Task, ...]:
+        """See `BenchmarkConfig`."""
+        return (Task.DESCRIPTION, Task.MULTIPLE_CHOICE, Task.VISUAL_TEXT_REFERRING)
+
     def published_as(self, metric: str) -> tuple[str, str, str] | None:
         """Only scores by the released rules stand beside published ones."""
         found = _PUBLISHED.get(metric)
@@ -66,7 +70,7 @@ class PerBench:
         """The questions of all three tasks."""
         return [question for task in self._tasks.values() for question in task.questions(samples, wording)]
 
-    def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
+    def judge(self, question: Question, truth: Truth, answer: Answered) -> Verdict:
         """As the task does."""
         return self._tasks[question.task].judge(question, truth, answer)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+
 from pipelines.evaluation.benchmarks.base import (
     BenchmarkConfig,
     Unit,
@@ -15,10 +17,11 @@ from pipelines.evaluation.benchmarks.base import (
     truth_of,
     units_by_image,
 )
-from pipelines.evaluation.metrics.estimates import Estimate
+from pipelines.evaluation.metrics.boundary import boundary_f
+from pipelines.evaluation.metrics.estimates import Estimate, Ratio
 from pipelines.evaluation.metrics.res import Outcome, gres_scores, overlap, res_scores
-from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
-from storage.masks import area_px
+from pipelines.evaluation.records import Answered, Prediction, Question, Truth, Variant, Verdict, Wording
+from storage.masks import area_px, decode_mask
 from storage.schema import Mask, Sample, Task
 
 __all__ = ["Referring", "ReferringConfig", "swapped_truths"]
@@ -39,10 +42,16 @@ class ReferringConfig(BenchmarkConfig):
         Variant.UNTRAINED,
     )
     """`swapped` needs `standard`: it is scored from the same answers."""
+    boundary: bool = False
+    """Also take `boundary_F`, the mean boundary F-score of the DAVIS benchmark over expressions with a target."""
 
     def build(self) -> Referring:
         """The benchmark."""
         return Referring(self)
+
+    def asked_tasks(self) -> tuple[Task, ...]:
+        """See `BenchmarkConfig`."""
+        return self.tasks
 
 
 class Referring:
@@ -69,14 +78,14 @@ class Referring:
                     asked.append(ask(self._name, variant, unit, wording, truth=truth_of(unit), swapped=other))
         return asked
 
-    def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
-        """IoU of all of the answer's masks together with the truth; see `denies_target`."""
+    def judge(self, question: Question, truth: Truth, answer: Answered) -> Verdict:
+        """IoU of all of the answer's masks together with the truth, without its ignored pixels; see `denies_target`."""
         predicted = None if denies_target(answer) else answer_mask(answer, truth)
         target = truth.masks[0] if truth.masks and area_px(truth.masks[0]) else None
         if target is not None:
-            intersection_px, union_px = overlap(predicted, target)
+            intersection_px, union_px = overlap(predicted, target, truth.ignored)
         else:
-            intersection_px, union_px = 0, 0 if predicted is None else int(predicted.sum())
+            intersection_px, union_px = 0, 0 if predicted is None else area_px(predicted)
         outcome = Outcome(
             intersection_px=intersection_px,
             union_px=union_px,
@@ -89,7 +98,15 @@ class Referring:
             union_px=union_px,
             no_target=outcome.no_target,
             predicted_no_target=outcome.predicted_no_target,
+            boundary_f=self._boundary_f(predicted, target, truth.ignored),
         )
+
+    def _boundary_f(self, predicted: Mask | None, target: Mask | None, ignored: Mask | None) -> float | None:
+        if not self._config.boundary or target is None:
+            return None
+        own, other = (None if mask is None else decode_mask(mask) for mask in (predicted, ignored))
+        truth = decode_mask(target)
+        return boundary_f(np.zeros_like(truth) if own is None else own, truth, other)
 
     def metrics(
         self, variant: Variant, rows: Sequence[Prediction], standard: Sequence[Prediction]
@@ -104,9 +121,13 @@ class Referring:
             )
             for row in rows
         ]
+        boundary: dict[str, Estimate] = {}
+        if self._config.boundary:
+            taken = [(place, row.boundary_f) for place, row in enumerate(rows) if row.boundary_f is not None]
+            boundary["boundary_F"] = Ratio.mean([value for _, value in taken], [place for place, _ in taken])
         if self._config.protocol == "gres":
-            return dict(gres_scores(outcomes))
-        scores: dict[str, Estimate] = dict(res_scores(outcomes))
+            return {**gres_scores(outcomes), **boundary}
+        scores: dict[str, Estimate] = {**res_scores(outcomes), **boundary}
         if self._config.protocol == "auto" and any(outcome.no_target for outcome in outcomes):
             gres = gres_scores(outcomes)
             scores |= {name: gres[name] for name in ("N_acc", "T_acc")}
@@ -114,9 +135,9 @@ class Referring:
         return scores
 
 
-def denies_target(answer: AnswerLike) -> bool:
+def denies_target(answer: Answered) -> bool:
     """Whether an answer says that nothing is meant: in words ("No target"), or by drawing not one pixel."""
-    return answer.text.strip().casefold().startswith("no target") or not any(mask.any() for mask in answer.masks)
+    return answer.text.strip().casefold().startswith("no target") or not any(map(area_px, answer.masks))
 
 
 def swapped_truths(units: Sequence[Unit]) -> dict[tuple[str, int], Truth]:

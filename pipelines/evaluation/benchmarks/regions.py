@@ -18,7 +18,7 @@ from pipelines.evaluation.benchmarks.base import (
     units_by_image,
 )
 from pipelines.evaluation.metrics.estimates import Estimate, Ratio
-from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
+from pipelines.evaluation.records import Answered, Prediction, Question, Truth, Variant, Verdict, Wording
 from storage.schema import Mask, Sample, Task
 
 __all__ = [
@@ -53,6 +53,10 @@ class DescriptionConfig(BenchmarkConfig):
         """The benchmark."""
         return Description(self)
 
+    def asked_tasks(self) -> tuple[Task, ...]:
+        """See `BenchmarkConfig`."""
+        return (Task.DESCRIPTION,)
+
 
 class CategoryConfig(BenchmarkConfig):
     """Category of a visual prompt: right if the answer is the category's name, but for case and punctuation."""
@@ -64,6 +68,10 @@ class CategoryConfig(BenchmarkConfig):
     def build(self) -> Category:
         """The benchmark."""
         return Category(self)
+
+    def asked_tasks(self) -> tuple[Task, ...]:
+        """See `BenchmarkConfig`."""
+        return (Task.CATEGORY,)
 
 
 class Description:
@@ -114,7 +122,7 @@ class Description:
         later = [other for other in others if _place(other) > own]
         return (later or others or [None])[0]
 
-    def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
+    def judge(self, question: Question, truth: Truth, answer: Answered) -> Verdict:
         """Share of the truth's attribute words in the answer; of all its words if it has none of those."""
         expected, found = self.attributes(truth.text), self.attributes(answer.text)
         if not expected:
@@ -156,7 +164,7 @@ class Category:
             for unit in units
         ]
 
-    def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
+    def judge(self, question: Question, truth: Truth, answer: Answered) -> Verdict:
         """1 if the words are those of the category's name, else 0."""
         return Verdict(score=float(plain_words(answer.text) == plain_words(truth.text)))
 

@@ -12,6 +12,7 @@ from pipelines.evaluation.benchmarks.grounded import GroundedCaptionConfig
 from pipelines.evaluation.benchmarks.perbench import PerBenchConfig
 from pipelines.evaluation.benchmarks.referring import ReferringConfig
 from pipelines.evaluation.benchmarks.regions import CategoryConfig, DescriptionConfig
+from pipelines.evaluation.benchmarks.text_loss import TextLossConfig
 from pipelines.evaluation.benchmarks.visual_text import VisualTextReferringConfig
 
 __all__ = ["AnyBenchmarkConfig"]
@@ -24,7 +25,8 @@ AnyBenchmarkConfig: TypeAlias = Annotated[
     | VisualTextReferringConfig
     | RegionCaptionConfig
     | GroundedCaptionConfig
-    | PerBenchConfig,
+    | PerBenchConfig
+    | TextLossConfig,
     Field(discriminator="kind"),
 ]
 """The part of a recipe that describes one benchmark, told apart by `kind`."""

@@ -20,7 +20,7 @@ from pipelines.evaluation.benchmarks.base import (
 )
 from pipelines.evaluation.metrics.estimates import Estimate, Ratio
 from pipelines.evaluation.metrics.res import Outcome, overlap, res_scores
-from pipelines.evaluation.records import AnswerLike, Prediction, Question, Truth, Variant, Verdict, Wording
+from pipelines.evaluation.records import Answered, Prediction, Question, Truth, Variant, Verdict, Wording
 from storage.schema import Mask, Sample, Task
 
 __all__ = ["RETRY_PREFIX", "VisualTextReferring", "VisualTextReferringConfig"]
@@ -47,6 +47,10 @@ class VisualTextReferringConfig(BenchmarkConfig):
     def build(self) -> VisualTextReferring:
         """The benchmark."""
         return VisualTextReferring(self)
+
+    def asked_tasks(self) -> tuple[Task, ...]:
+        """See `BenchmarkConfig`."""
+        return (Task.VISUAL_TEXT_REFERRING,)
 
 
 class VisualTextReferring:
@@ -79,7 +83,7 @@ class VisualTextReferring:
             return question
         return replace(question, released=True, retry_prefix=RETRY_PREFIX)
 
-    def judge(self, question: Question, truth: Truth, answer: AnswerLike) -> Verdict:
+    def judge(self, question: Question, truth: Truth, answer: Answered) -> Verdict:
         """Compares masks with targets.
 
         Strictly mask by mask, in order: a target without a mask has IoU 0, masks beyond the targets are ignored. By the
@@ -87,12 +91,12 @@ class VisualTextReferring:
         marked by `predicted_no_target`.
         """
         if question.variant is Variant.RELEASED:
-            intersection_px, union_px = overlap(answer.masks[0] if len(answer.masks) else None, truth.masks[0])
+            intersection_px, union_px = overlap(answer.masks[0] if answer.masks else None, truth.masks[0])
             return Verdict(
                 score=intersection_px / union_px if union_px else 0.0,
                 intersection_px=intersection_px,
                 union_px=union_px,
-                predicted_no_target=not len(answer.masks),
+                predicted_no_target=not answer.masks,
             )
         pairs = [
             overlap(answer.masks[index] if index < len(answer.masks) else None, mask)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from storage.errors import UsageError
 
-__all__ = ["caption_words", "cider_scores", "meteor", "meteor_1_5_scores", "meteor_released"]
+__all__ = ["caption_words", "check_java", "cider_scores", "meteor", "meteor_1_5_scores", "meteor_released"]
 
 _PUNCTUATION = frozenset(
     [
@@ -121,6 +121,12 @@ def cider_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
     return np.asarray(scores, dtype=np.float64)
 
 
+def check_java() -> None:
+    """Raises UsageError where METEOR 1.5 can't be computed: no `java` on the path."""
+    if shutil.which("java") is None:
+        raise UsageError("METEOR 1.5: expected `java` on the path, found none; install it, or leave `meteor_1_5` off")
+
+
 def meteor_1_5_scores(
     predictions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[float, NDArray[np.float64]]:
@@ -134,8 +140,7 @@ def meteor_1_5_scores(
     """
     from pycocoevalcap.meteor.meteor import Meteor
 
-    if shutil.which("java") is None:
-        raise UsageError("METEOR 1.5: expected `java` on the path, found none; install it, or leave `meteor_1_5` off")
+    check_java()
     texts = {place: [" ".join(caption_words(text)) or "-"] for place, text in enumerate(predictions)}
     truths = {place: [" ".join(caption_words(text)) for text in own] for place, own in enumerate(references)}
     program = Meteor()

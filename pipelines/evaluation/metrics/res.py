@@ -65,7 +65,9 @@ class Outcome:
         return self.intersection_px / self.union_px
 
 
-def overlap(predicted: Mask | Bitmap | None, truth: Mask | Bitmap) -> tuple[int, int]:
+def overlap(
+    predicted: Mask | Bitmap | None, truth: Mask | Bitmap, ignored: Mask | Bitmap | None = None
+) -> tuple[int, int]:
     """Pixels in the intersection and in the union of two masks of one image.
 
     Two masks in RLE are compared without decoding them.
@@ -73,6 +75,8 @@ def overlap(predicted: Mask | Bitmap | None, truth: Mask | Bitmap) -> tuple[int,
     Args:
         predicted: the prediction; None counts as empty.
         truth: the truth.
+        ignored: pixels that count in neither, as in ReasonSeg's released evaluation (dvlab-research/LISA at 37531c5,
+            `utils/utils.py`).
 
     Returns:
         (intersection, union) in px.
@@ -80,15 +84,30 @@ def overlap(predicted: Mask | Bitmap | None, truth: Mask | Bitmap) -> tuple[int,
     Raises:
         ValueError: the masks have different sizes.
     """
+    for mask in (predicted, ignored):
+        if mask is not None and _size(mask) != _size(truth):
+            raise ValueError(f"overlap: expected a mask of {_size(truth)} px (height, width), got {_size(mask)}")
+    if ignored is not None:
+        return _overlap_without(None if predicted is None else _rle(predicted), _rle(truth), _rle(ignored))
     if predicted is None:
         return 0, _area_px(truth)
-    if _size(predicted) != _size(truth):
-        raise ValueError(f"overlap: expected a mask of {_size(truth)} px (height, width), got {_size(predicted)}")
     if isinstance(predicted, Mask) or isinstance(truth, Mask):
         pair = [_rle(predicted), _rle(truth)]
         intersection = int(_coco.area(_coco.merge(pair, intersect=True)))
         return intersection, int(_coco.area(pair[0])) + int(_coco.area(pair[1])) - intersection
     return int(np.count_nonzero(predicted & truth)), int(np.count_nonzero(predicted | truth))
+
+
+def _overlap_without(
+    predicted: dict[str, object] | None, truth: dict[str, object], ignored: dict[str, object]
+) -> tuple[int, int]:
+    def counted_px(mask: dict[str, object]) -> int:
+        return int(_coco.area(mask)) - int(_coco.area(_coco.merge([mask, ignored], intersect=True)))
+
+    if predicted is None:
+        return 0, counted_px(truth)
+    pair = [predicted, truth]
+    return counted_px(_coco.merge(pair, intersect=True)), counted_px(_coco.merge(pair))
 
 
 def res_scores(outcomes: Sequence[Outcome]) -> dict[str, Ratio]:

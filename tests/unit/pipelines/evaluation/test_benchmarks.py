@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from model.predictor import Answer
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import curate_local
 from pipelines.curation.testing import write_picture
@@ -20,17 +19,21 @@ from pipelines.evaluation.benchmarks.regions import CategoryConfig, DescriptionC
 from pipelines.evaluation.benchmarks.visual_text import VisualTextReferringConfig
 from pipelines.evaluation.config import EvaluationConfig, evaluation_key
 from pipelines.evaluation.pipeline import plan_questions
-from pipelines.evaluation.records import Benchmark, Question, Truth, Variant
+from pipelines.evaluation.records import Answered, Benchmark, Question, Truth, Variant
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus
 from storage.errors import DataError
 from storage.masks import area_px, box_xyxy_px, decode_mask, encode_mask
 from storage.objects import Objects
-from storage.schema import PromptKind, Sample, Task, VisualPrompt
+from storage.schema import Mask, PromptKind, Sample, Task, VisualPrompt
 
 
 def _samples(scenes: Sequence) -> list[Sample]:
     return [sample for scene in scenes for sample in scene.samples]
+
+
+def _said(text: str, masks: Sequence[Mask] = ()) -> Answered:
+    return Answered(text=text, masks=tuple(masks), scores=(1.0,) * len(masks))
 
 
 def _questions(benchmark: Benchmark, scenes: Sequence, wording, variant: Variant) -> list[Question]:
@@ -96,13 +99,13 @@ def test_referring_verdicts(scenes, wording) -> None:
         for text in ("the red square", "the black star")
     )
     mask = decode_mask(target.truth.masks[0])
-    halves = (mask & (np.arange(32) < 4), mask & (np.arange(32) >= 4))
-    assert benchmark.judge(target, target.truth, Answer("It is [SEG].", halves, (1.0, 1.0))).score == 1.0
-    denied = benchmark.judge(target, target.truth, Answer("No target [SEG].", (mask,), (1.0,)))
+    halves = (encode_mask(mask & (np.arange(32) < 4)), encode_mask(mask & (np.arange(32) >= 4)))
+    assert benchmark.judge(target, target.truth, _said("It is [SEG].", halves)).score == 1.0
+    denied = benchmark.judge(target, target.truth, _said("No target [SEG].", (target.truth.masks[0],)))
     assert (denied.score, denied.intersection_px, denied.union_px, denied.predicted_no_target) == (0.0, 0, 36, True)
-    right = benchmark.judge(absent, absent.truth, Answer("No target [SEG].", (), ()))
+    right = benchmark.judge(absent, absent.truth, _said("No target [SEG]."))
     assert (right.score, right.union_px, right.no_target) == (1.0, 0, True)
-    wrong = benchmark.judge(absent, absent.truth, Answer("It is [SEG].", (mask,), (1.0,)))
+    wrong = benchmark.judge(absent, absent.truth, _said("It is [SEG].", (target.truth.masks[0],)))
     assert (wrong.score, wrong.intersection_px, wrong.union_px) == (0.0, 0, 36)
 
 
@@ -110,7 +113,7 @@ def test_answer_of_another_size_is_refused(scenes, wording) -> None:
     benchmark = ReferringConfig().build()
     asked = next(q for q in benchmark.questions(_samples(scenes), wording) if q.truth.masks)
     with pytest.raises(DataError, match=r"expected masks of \(24, 32\) px .* got \(5, 5\)"):
-        benchmark.judge(asked, asked.truth, Answer("It is [SEG].", (np.ones((5, 5), bool),), (1.0,)))
+        benchmark.judge(asked, asked.truth, _said("It is [SEG].", (encode_mask(np.ones((5, 5), bool)),)))
 
 
 def test_moved_description_expects_the_other_object(scenes, wording) -> None:
@@ -125,11 +128,11 @@ def test_moved_description_expects_the_other_object(scenes, wording) -> None:
         assert question.text == before.text
         assert question.prompts != before.prompts
         assert question.truth.text != before.truth.text
-        verdict = benchmark.judge(question, question.truth, Answer(question.truth.text, (), ()))
+        verdict = benchmark.judge(question, question.truth, _said(question.truth.text))
         assert verdict.score == 1.0
-    half = benchmark.judge(moved[0], moved[0].truth, Answer("some square", (), ()))
+    half = benchmark.judge(moved[0], moved[0].truth, _said("some square"))
     assert half.score == 0.5
-    elsewhere = benchmark.judge(moved[0], moved[0].truth, Answer(f"an oval, left of {moved[0].truth.text}", (), ()))
+    elsewhere = benchmark.judge(moved[0], moved[0].truth, _said(f"an oval, left of {moved[0].truth.text}"))
     assert elsewhere.score == 0.0
 
 
@@ -140,7 +143,7 @@ def test_category_needs_the_name_itself(scenes, wording, answer: str, score: flo
     benchmark = CategoryConfig().build()
     asked = benchmark.questions(_samples(scenes), wording)
     assert len(asked) == 4
-    assert benchmark.judge(asked[0], asked[0].truth, Answer(answer, (), ())).score == score
+    assert benchmark.judge(asked[0], asked[0].truth, _said(answer)).score == score
 
 
 @pytest.mark.parametrize(
@@ -161,9 +164,9 @@ def test_multiple_choice_by_both_rules(scenes, wording, answer: str, strict: flo
     (asked,) = benchmark.questions(_samples(scenes), wording)
     assert asked.options == ("red", "blue")
     assert asked.released
-    assert benchmark.judge(asked, asked.truth, Answer(answer, (), ())).score == strict
+    assert benchmark.judge(asked, asked.truth, _said(answer)).score == strict
     by_released = replace(asked, variant=Variant.RELEASED)
-    assert benchmark.judge(by_released, asked.truth, Answer(answer, (), ())).score == released
+    assert benchmark.judge(by_released, asked.truth, _said(answer)).score == released
 
 
 def test_visual_text_counts_missing_predictions_as_zero(scenes, wording) -> None:
@@ -174,7 +177,7 @@ def test_visual_text_counts_missing_predictions_as_zero(scenes, wording) -> None
     assert moved.prompts == (blue,)
     assert moved.truth == standard.truth
     two = Truth(sample_id="s", turn=0, masks=(scenes[0].objects["red"], blue))
-    verdict = benchmark.judge(standard, two, Answer("[SEG]", (decode_mask(two.masks[0]),), (1.0,)))
+    verdict = benchmark.judge(standard, two, _said("[SEG]", two.masks[:1]))
     assert (verdict.score, verdict.intersection_px, verdict.union_px) == (0.5, 36, 72)
 
 

@@ -11,7 +11,7 @@ from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.metrics.interval import bootstrap_interval
 from pipelines.evaluation.pipeline import evaluate
 from pipelines.evaluation.records import Prediction, Variant
-from storage.errors import DataError
+from storage.errors import DataError, ObjectNotFound, UsageError
 from storage.objects import Objects
 from tests.toy_predictions import toy_prediction
 
@@ -60,14 +60,14 @@ def test_chance_is_within_noise(counts) -> None:
 
 def test_other_questions_are_an_error_that_names_them(counts) -> None:
     with pytest.raises(
-        DataError, match=r"got 1 of the first alone and 0 of the second alone, such as referring / sample s0399"
+        UsageError, match=r"got 1 of the first alone and 0 of the second alone, such as referring / sample s0399"
     ):
         paired_differences(_rows(counts), _rows(counts[:-1]), BENCHMARKS)
     with pytest.raises(DataError, match="expected each question once, got 1 of them again"):
         paired_differences(_rows(counts), [*_rows(counts), _rows(counts)[0]], BENCHMARKS)
     changed = _rows(counts)
     changed[5] = replace(changed[5], truth_area_px=7)
-    with pytest.raises(DataError, match=r"sample s0005 turn 0 \(standard\): expected the same truth_area_px of both"):
+    with pytest.raises(UsageError, match=r"sample s0005 turn 0 \(standard\): expected the same truth_area_px of both"):
         paired_differences(_rows(counts), changed, BENCHMARKS)
 
 
@@ -89,9 +89,9 @@ def test_evaluations_in_a_store_are_compared(scenes, save_corpus, oracle, tmp_pa
     assert "measured" in places["oracle"].read("scores.md").decode()
     assert places["oracle"].read("scores.txt").decode().startswith("leakage: ")
     assert places["oracle"].read("scores.csv").decode().startswith("benchmark,variant")
-    with pytest.raises(DataError, match="expected a finished evaluation, got no manifest"):
+    with pytest.raises(ObjectNotFound, match="expected a finished evaluation, got no manifest"):
         compare_evaluations(places["blind"], Objects.open(f"memory://{tmp_path.name}-nothing"))
     other = Objects.open(f"memory://{tmp_path.name}-other-scores")
     evaluate(corpus, checkpoint, config.model_copy(update={"seed": 5}), other, load=lambda *_: oracle)
-    with pytest.raises(DataError, match="got others in seed; evaluate both with the same `evaluation`"):
+    with pytest.raises(UsageError, match="got others in seed; evaluate both with the same `evaluation`"):
         compare_evaluations(places["oracle"], other)

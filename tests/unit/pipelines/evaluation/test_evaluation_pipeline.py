@@ -14,6 +14,7 @@ from pipelines.evaluation.pipeline import evaluate
 from storage.errors import DataError
 from storage.manifest import verify_manifest
 from storage.objects import Objects
+from storage.schema import Task, Turn
 
 # Ray Data warns of its own deprecated settings when it copies its context to an actor.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
@@ -91,7 +92,34 @@ def test_memory_store_is_examined_in_this_process(scenes, save_corpus, checkpoin
     assert log.done[-1] == manifest.facts["num_questions"] == 19
 
 
+def test_a_benchmark_of_the_recipe_that_finds_nothing_is_told(
+    scenes, save_corpus, checkpoint, load, tmp_path, caplog
+) -> None:
+    asked = ReferringConfig(name="elsewhere", families=("refcoco",))
+    config = CONFIG.model_copy(update={"benchmarks": (*CONFIG.benchmarks, asked)})
+    output = Objects.open(f"memory://evaluation-{tmp_path.name}-gap")
+    manifest = evaluate(save_corpus(scenes), checkpoint, config, output, load=load)
+    reason = "no sample of family refcoco; the corpus has bench, none, talk, toy"
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", f"benchmark elsewhere: {reason}; it gets no score")
+    ]
+    assert manifest.facts["gaps"] == [{"benchmark": "elsewhere", "whole": True, "reason": reason}]
+    for name in ("scores.txt", "scores.md", "scores.csv"):
+        assert reason in output.read(name).decode()
+
+
+def test_a_suite_takes_what_there_is_without_a_warning(scenes, save_corpus, checkpoint, load, tmp_path, caplog) -> None:
+    scenes[0].add(Task.REFERRING, Turn(text="the red square", targets=((0,),)), ["red"], family="refcoco")
+    output = Objects.open(f"memory://evaluation-{tmp_path.name}-suite")
+    evaluate(save_corpus(scenes), checkpoint, EvaluationConfig.model_validate("refcoco"), output, load=load)
+    assert not caplog.records
+    assert "no score: RefCOCO testB: no sample of split testB; there are val" in output.read("scores.txt").decode()
+
+
 def test_benchmarks_without_a_sample_are_an_error(scenes, save_corpus, checkpoint, tmp_path) -> None:
     config = EvaluationConfig(benchmarks=(ReferringConfig(splits=("testZ",)),))
-    with pytest.raises(DataError, match="no sample of this corpus fits the benchmarks referring"):
+    with pytest.raises(
+        DataError,
+        match=r"got none \(referring: no sample of split testZ; there are val\); correct `evaluation.benchmarks`",
+    ):
         evaluate(save_corpus(scenes), checkpoint, config, Objects.open(str(tmp_path / "out")))

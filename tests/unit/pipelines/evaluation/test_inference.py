@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
+
+import numpy as np
 import pytest
 
+from model.predictor import Answer
 from pipelines.evaluation.benchmarks.choices import MultipleChoiceConfig
 from pipelines.evaluation.benchmarks.referring import ReferringConfig
 from pipelines.evaluation.benchmarks.regions import CategoryConfig, DescriptionConfig
@@ -57,6 +62,60 @@ def test_who_reads_the_question_scores_high_and_falls_when_it_is_swapped(scenes,
     assert scores["multiple_choice", standard, "accuracy"].value == 1.0
     assert scores["visual_text_referring", standard, "cIoU"].value == 1.0
     assert scores["visual_text_referring", moved, "cIoU"].value == 0.0
+
+
+class _Watched:
+    """A corpus that tells which pictures were read."""
+
+    def __init__(self, corpus) -> None:
+        self._corpus = corpus
+        self.read: dict[str, threading.Event] = defaultdict(threading.Event)
+
+    def image(self, image_id: str) -> ImageRecord:
+        record = self._corpus.image(image_id)
+        self.read[image_id].set()
+        return record
+
+
+def test_the_next_pictures_are_read_while_the_student_answers(scenes, save_corpus, wording, oracle) -> None:
+    samples = [sample for scene in scenes for sample in scene.samples]
+    benchmark = ReferringConfig(variants=(Variant.STANDARD,)).build()
+    questions = benchmark.questions(samples, wording)
+    last = questions[-1].image_id
+    per_picture = sum(question.image_id != last for question in questions)
+    corpus = _Watched(save_corpus(scenes))
+    seen: list[bool] = []
+
+    class Student:
+        def answer(self, requests, max_new_tokens: int = 64):
+            seen.append(corpus.read[last].wait(timeout=30))
+            return oracle.answer(requests)
+
+    rows = answer_questions(
+        questions, corpus, Student(), {"referring": benchmark}, questions_per_batch=per_picture, max_new_tokens=8
+    )
+    assert len(seen) > 1
+    assert all(seen)
+    assert [row.sample_id for row in rows] == [question.sample_id for question in questions]
+
+
+def test_an_answer_that_cannot_be_judged_ends_the_run(scenes, save_corpus, wording) -> None:
+    samples = [sample for scene in scenes for sample in scene.samples]
+    benchmark = ReferringConfig(variants=(Variant.STANDARD,)).build()
+
+    class Student:
+        def answer(self, requests, max_new_tokens: int = 64):
+            return [Answer("It is [SEG].", (np.ones((5, 5), bool),), (1.0,)) for _ in requests]
+
+    with pytest.raises(DataError, match=r"expected masks of \(24, 32\) px .* got \(5, 5\)"):
+        answer_questions(
+            benchmark.questions(samples, wording),
+            save_corpus(scenes),
+            Student(),
+            {"referring": benchmark},
+            questions_per_batch=1,
+            max_new_tokens=8,
+        )
 
 
 def test_scores_are_listed_by_family_where_there_are_several(scenes, save_corpus, wording, oracle) -> None:

@@ -21,6 +21,19 @@ def test_overlap_counts_pixels_alike_for_bitmaps_and_rle(first: np.ndarray, seco
     assert overlap(first, encode_mask(second)) == expected
 
 
+@given(BITMAPS, BITMAPS, BITMAPS)
+def test_ignored_pixels_count_in_neither_as_with_an_index_to_ignore(
+    predicted: np.ndarray, target: np.ndarray, ignored: np.ndarray
+) -> None:
+    # Per pixel as the released evaluation of ReasonSeg: 255 in the truth is put into the prediction, and not counted.
+    truth, answer = np.where(ignored, 255, target), np.where(ignored, 255, predicted)
+    intersection = int(((answer == truth) & (truth == 1)).sum())
+    union = int((answer == 1).sum() + (truth == 1).sum()) - intersection
+    assert overlap(predicted, target, ignored) == (intersection, union)
+    assert overlap(encode_mask(predicted), encode_mask(target), encode_mask(ignored)) == (intersection, union)
+    assert overlap(None, encode_mask(target), encode_mask(ignored)) == (0, int((truth == 1).sum()))
+
+
 def test_absent_prediction_is_an_empty_one() -> None:
     truth = np.ones((3, 4), bool)
     assert overlap(None, truth) == (0, 12)
@@ -30,6 +43,8 @@ def test_absent_prediction_is_an_empty_one() -> None:
 def test_masks_of_different_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a mask of \(3, 4\) px .* got \(4, 3\)"):
         overlap(np.ones((4, 3), bool), np.ones((3, 4), bool))
+    with pytest.raises(ValueError, match=r"expected a mask of \(3, 4\) px .* got \(2, 4\)"):
+        overlap(None, np.ones((3, 4), bool), np.ones((2, 4), bool))
 
 
 def test_res_scores_by_hand() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.evaluation.config import EvaluationConfig, published_as
 from pipelines.evaluation.published import published_scores
-from pipelines.evaluation.records import Score, Variant
+from pipelines.evaluation.records import Gap, Score, Variant
 from pipelines.evaluation.score_sheet import Sheet, leakage_status, score_sheet
 
 
@@ -43,6 +43,12 @@ def test_published_numbers_stand_below_ones_own_and_are_marked() -> None:
     assert "published, not measured: arXiv 2504.10465 v1 table 1" in best
     assert sum("published, not measured" in line for line in lines[own + 1 : -1]) == 18
     assert "Pr@0.5" in lines[-1]  # no published row beside it
+
+
+def test_losses_and_cider_are_shown_as_they_are() -> None:
+    sheet = score_sheet([_score("texts", "text_loss", 1.234), _score("captions", "CIDEr", 0.5)], {}, {})
+    assert "| 1.23 |" in sheet.markdown()
+    assert "| 0.50 |" in sheet.markdown()
 
 
 def test_csv_says_of_every_number_whether_it_was_measured() -> None:
@@ -90,6 +96,29 @@ def test_header_tells_of_leakage(facts: dict, words: str) -> None:
 def test_header_tells_of_relabelled_splits() -> None:
     facts = {"leakage_gate": "remove", "relabelled_splits": {"refs(unc).p": {"val": "train"}}}
     assert "refs(unc).p were given another name: not to be compared" in score_sheet([], {}, facts).text()
+
+
+def test_benchmarks_that_miss_samples_stand_below_every_form_of_the_table() -> None:
+    gaps = (
+        Gap(benchmark="PerBench", whole=True, reason="no sample of family perbench; the corpus has toy"),
+        Gap(benchmark="mine", whole=False, reason="no question of split testB"),
+    )
+    sheet = score_sheet([_score("mine", "cIoU", 0.5)], {}, {}, gaps=gaps)
+    lines = [
+        "no score: PerBench: no sample of family perbench; the corpus has toy",
+        "in part: mine: no question of split testB",
+    ]
+    assert sheet.text().splitlines()[-3:] == ["", *lines]
+    assert sheet.markdown().splitlines()[-3:] == ["", *(f"- {line}" for line in lines)]
+    rows = list(csv.DictReader(sheet.csv().splitlines()))
+    assert [(row["benchmark"], row["measured"], row["value"]) for row in rows] == [
+        ("mine", "true", "0.5"),
+        ("PerBench", "false", ""),
+        ("mine", "false", ""),
+    ]
+    assert rows[1]["source"] == "no score: no sample of family perbench; the corpus has toy"
+    whole = score_sheet([_score("mine", "cIoU", 0.5)], {}, {})
+    assert "no score" not in whole.text() + whole.markdown() + whole.csv()
 
 
 def test_published_scores_are_carried_with_their_source() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.evaluation.records import Prediction, Variant
 from pipelines.report import ReportInputs, Target
 from storage.corpus import Corpus, write_images, write_rejects, write_samples
-from storage.keys import bytes_key
+from storage.keys import Json, bytes_key
 from storage.manifest import Manifest, publish
 from storage.masks import area_px, encode_mask
 from storage.objects import Objects
@@ -184,7 +184,13 @@ def inputs(tmp_path: Path) -> ReportInputs:
         score_fact("standard", 0.9, family="toy", task="referring", split="val"),
         score_fact("standard", 0.6, benchmark="description", metric="attribute_accuracy"),
     ]
-    evaluation = Manifest("evaluation", "e" * 64, SCHEMA_VERSION, {"interval_level": 0.9}, {}, (), {"scores": scores})
+    gaps: list[Json] = [
+        {"benchmark": "PerBench", "whole": True, "reason": f"no sample of family {HOSTILE}"},
+        {"benchmark": "referring", "whole": False, "reason": "no question of split testB"},
+    ]
+    evaluation = Manifest(
+        "evaluation", "e" * 64, SCHEMA_VERSION, {"interval_level": 0.9}, {}, (), {"scores": scores, "gaps": gaps}
+    )
     return ReportInputs(
         title=f"run {HOSTILE}",
         recipe={"name": HOSTILE, "training": {"num_steps": 3}},
