@@ -8,12 +8,13 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
-from starlette.routing import Mount, Route
+from starlette.responses import Response
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from pipelines.viewer.pages import Page
+from pipelines.viewer.mounting import page_routes
+from pipelines.viewer.pages import Page, TakesUploads
 from pipelines.viewer.security import Guard
 from pipelines.viewer.templates import Templates
 from storage.errors import SailloftError
@@ -35,9 +36,6 @@ def create_application(page: Page, token: str, port: int) -> ASGIApp:
     """
     templates = Templates(_HERE / "templates")
 
-    def first(request: Request) -> Response:
-        return RedirectResponse(f"{page.prefix}/", 303)
-
     def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return templates.page("error.html.j2", error.status_code, title="Not found", message=str(error.detail))
@@ -48,11 +46,10 @@ def create_application(page: Page, token: str, port: int) -> ASGIApp:
 
     application = Starlette(
         routes=[
-            Route("/", first),
             Mount("/static", StaticFiles(directory=_HERE / "static")),
-            Mount(f"{page.prefix}/static", StaticFiles(directory=page.static)),
-            Mount(page.prefix, routes=list(page.routes())),
+            *page_routes(page),
         ],
         exception_handlers={HTTPException: refused, SailloftError: failed},
     )
-    return Guard(application, token, port)
+    uploads = page.uploads if isinstance(page, TakesUploads) else {}
+    return Guard(application, token, port, {f"{page.prefix}{path}": size for path, size in uploads.items()})

@@ -8,6 +8,7 @@ of its own (the `Host` is checked, against DNS rebinding) and can't post (the `O
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from urllib.parse import urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,8 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["Guard", "cookie_name", "new_token"]
 
+_POLICY = "Content-Security-Policy"
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self'; script-src 'self'; style-src 'self'; "
+    _POLICY: "default-src 'none'; img-src 'self'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -53,10 +55,12 @@ class Guard:
         app: the application behind it.
         token: to be shown.
         port: of loopback, where it is served.
+        uploads: how many bytes may be posted to a path, where that is more than a form or JSON of ours takes.
     """
 
-    def __init__(self, app: ASGIApp, token: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, token: str, port: int, uploads: Mapping[str, int] | None = None) -> None:
         self._app, self._token, self._cookie = app, token, cookie_name(port)
+        self._uploads = uploads or {}
         self._hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,7 +87,7 @@ class Guard:
         if not self._is_token(request.cookies.get(self._cookie, "")):
             return PlainTextResponse(_REFUSED, 403)
         if request.method not in _SAFE_METHODS:
-            return self._refused_write(headers)
+            return self._refused_write(request.url.path, headers)
         return None
 
     def _is_token(self, shown: str) -> bool:
@@ -97,13 +101,14 @@ class Guard:
         response.set_cookie(self._cookie, self._token, httponly=True, samesite="strict", path="/")
         return response
 
-    def _refused_write(self, headers: Headers) -> Response | None:
+    def _refused_write(self, path: str, headers: Headers) -> Response | None:
         origin = headers.get("origin")
         if origin is not None and origin.removeprefix("http://") not in self._hosts:
             return PlainTextResponse("403: posted from another site\n", 403)
         length = headers.get("content-length", "")
-        if not length.isdecimal() or int(length) > _MAX_BODY_BYTES:
-            return PlainTextResponse(f"413: expected a body of at most {_MAX_BODY_BYTES} bytes\n", 413)
+        limit = self._uploads.get(path, _MAX_BODY_BYTES)
+        if not length.isdecimal() or int(length) > limit:
+            return PlainTextResponse(f"413: expected a body of at most {limit} bytes\n", 413)
         return None
 
 
@@ -112,7 +117,8 @@ def _with_headers(send: Send) -> Send:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
-                headers[name] = value
+                if name != _POLICY or name not in headers:  # a page that isn't ours brings a policy of its own
+                    headers[name] = value
         await send(message)
 
     return sending

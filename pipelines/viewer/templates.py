@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
@@ -17,9 +18,10 @@ class Templates:
 
     Args:
         folder: of the page module's templates.
+        prefix: path of the page, which templates know by this name.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prefix: str = "") -> None:
         self._environment = Environment(
             loader=FileSystemLoader([folder, _OWN]),
             autoescape=True,
@@ -27,6 +29,8 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        # The library's types know only the names that it puts there itself.
+        cast("dict[str, object]", self._environment.globals)["prefix"] = prefix
 
     def page(self, template: str, /, status: int = 200, **values: object) -> HTMLResponse:
         """A page from a template, such as `item.html.j2`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import threading
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qs, quote, unquote
 
-from PIL import Image, UnidentifiedImageError
 from pydantic import Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -22,12 +20,13 @@ from starlette.routing import BaseRoute, Route
 
 from pipelines.benchmark_building.checks import Limits, Subject, check, normalised
 from pipelines.benchmark_building.drafts import Drafts
-from pipelines.benchmark_building.drawing import mask_layer, png_of
+from pipelines.benchmark_building.drawing import mask_layer
 from pipelines.benchmark_building.records import Finding, Item, Record, Texts
 from pipelines.benchmark_building.review.decisions import Verdict, clean_name, reviewer_key
 from pipelines.benchmark_building.review.log import DecisionLog
 from pipelines.benchmark_building.review.outcomes import State, agreement, outcomes
 from pipelines.benchmark_building.review.queue import Desk, review_order
+from pipelines.image_files import image_file
 from pipelines.viewer.benchmark_review.shown import (
     FINDING_WORDS,
     TASK_WORDS,
@@ -40,6 +39,7 @@ from pipelines.viewer.benchmark_review.shown import (
 )
 from pipelines.viewer.templates import Templates
 from storage.objects import Objects
+from storage.pictures import open_picture
 
 __all__ = ["ReviewPage"]
 
@@ -202,9 +202,9 @@ class ReviewPage:
     def _picture(self, request: Request) -> Response:
         data = self._drafts.picture(self._wanted(request))
         try:
-            with Image.open(io.BytesIO(data)) as image:
+            with open_picture(data) as image:
                 form = image.format or ""
-        except UnidentifiedImageError:
+        except OSError:
             form = ""
         if form not in _MEDIA_TYPES:
             raise HTTPException(404, "This picture is of no kind that a browser shows.")
@@ -216,7 +216,7 @@ class ReviewPage:
     def _drawn_layer(self, item_id: str) -> bytes:
         item = self._drafts.item(item_id)
         prompts, targets = ([region.region().mask for region in own] for own in (item.prompts, item.targets))
-        return png_of(mask_layer(prompts, targets))
+        return image_file(mask_layer(prompts, targets))
 
     async def _check(self, request: Request) -> Response:
         item = self._wanted(request)

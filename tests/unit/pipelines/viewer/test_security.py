@@ -81,6 +81,17 @@ def test_bodies_are_bounded(admitted: TestClient) -> None:
     assert admitted.post("/", content=iter([b"x"])).status_code == 413  # of unknown length
 
 
+def test_a_path_that_takes_files_is_bounded_by_itself() -> None:
+    routes = [Route("/{path:path}", _said, methods=["GET", "POST"])]
+    guarded = Guard(Starlette(routes=routes), _TOKEN, _PORT, {"/pictures": 400 * 1024})
+    client = TestClient(guarded, base_url=f"http://127.0.0.1:{_PORT}")
+    assert client.post("/pictures", content=b"x").status_code == 403
+    client.get(f"/?token={_TOKEN}")
+    assert client.post("/pictures", content=b"x" * (400 * 1024)).status_code == 200
+    assert client.post("/pictures", content=b"x" * (400 * 1024 + 1)).status_code == 413
+    assert client.post("/pictures/", content=b"x" * (400 * 1024)).status_code == 413
+
+
 def test_every_answer_tells_the_browser_to_load_nothing_else(admitted: TestClient, client: TestClient) -> None:
     for answer in (admitted.get("/"), client.get("/?token=wrong")):
         policy = answer.headers["content-security-policy"]

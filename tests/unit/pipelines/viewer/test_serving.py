@@ -26,6 +26,9 @@ def test_only_loopback_is_bound() -> None:
 def test_an_output_that_no_page_shows(tmp_path: Path) -> None:
     with pytest.raises(ObjectNotFound, match="expected the address of an output, as the command that made it"):
         open_page(str(tmp_path / "absent"), PageOptions())
-    publish(Objects.open(tmp_path), Manifest("features", "f", SCHEMA_VERSION, {}, {}, ()))
-    with pytest.raises(UsageError, match="expected an output of kind benchmark_drafts, got features"):
+    publish(Objects.open(tmp_path), Manifest("scenes", "f", SCHEMA_VERSION, {}, {}, ()))
+    with pytest.raises(
+        UsageError,
+        match="kind benchmark_drafts, checkpoint, corpus, evaluation, features, report, teach, workspace, got scenes",
+    ):
         open_page(str(tmp_path), PageOptions())
