@@ -15,9 +15,10 @@ from jobs.display import Display
 from jobs.loading import apply_override, packaged_recipes, read_yaml, validate_recipe
 from jobs.new_folder import make_folder, target_folder
 from jobs.runner import run_recipe
+from jobs.told import Told
 from pipelines.benchmark_building.build import build_drafts, build_key
 from pipelines.benchmark_building.drafts import Drafts
-from pipelines.benchmark_building.export import export_benchmark
+from pipelines.benchmark_building.export import accepted_items, export_benchmark
 from pipelines.benchmark_building.records import BenchmarkTask
 from pipelines.benchmark_building.review.log import DecisionLog
 from pipelines.benchmark_building.review.outcomes import Agreement, Outcome, State, agreement, outcomes
@@ -73,19 +74,22 @@ def corpus_url(source: str, display: Display) -> str:
     return run_recipe(load_recipe(source), display, "curate").outcomes[-1].url
 
 
-def describe_build(source: str, file: Path | None, overrides: Sequence[str], output: str) -> str:
+def describe_build(source: str, file: Path | None, overrides: Sequence[str], output: str) -> Told:
     """The resolved settings, the address of the drafts, and whether they are there; makes nothing."""
     config = load_settings(file, overrides)
-    lines = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100).rstrip(), ""]
+    settings = config.model_dump(mode="json")
+    lines = [yaml.safe_dump(settings, sort_keys=False, width=100).rstrip(), ""]
     lines.append(f"captioner  {config.captioner.description()}")
+    data: dict[str, Json] = {"dry_run": True, "settings": settings, "captioner": config.captioner.description()}
     if is_recipe(source):
-        return "\n".join([*lines, "drafts     (their address follows from the corpus of the recipe)"])
+        text = "\n".join([*lines, "drafts     (their address follows from the corpus of the recipe)"])
+        return Told(text, {**data, "url": None, "state": "missing"})
     target = Objects.open(output).child(build_key(config, Corpus.open(source).manifest.key))
     state = "missing" if read_manifest(target) is None else "present"
-    return "\n".join([*lines, f"drafts     {state}  {target.url}"])
+    return Told("\n".join([*lines, f"drafts     {state}  {target.url}"]), {**data, "url": target.url, "state": state})
 
 
-def build_benchmark(url: str, file: Path | None, overrides: Sequence[str], output: str, progress: Progress) -> str:
+def build_benchmark(url: str, file: Path | None, overrides: Sequence[str], output: str, progress: Progress) -> Told:
     """Makes drafts on a corpus.
 
     Args:
@@ -106,7 +110,8 @@ def build_benchmark(url: str, file: Path | None, overrides: Sequence[str], outpu
     missing = sum(config.num_per_task for _ in config.tasks) - len(drafts.to_review)
     if missing > 0:
         lines.insert(-1, f"  {missing} fewer than asked for: the corpus has no more candidates")
-    return "\n".join(lines)
+    data: dict[str, Json] = {"url": drafts.objects.url, "key": drafts.manifest.key, **drafts.manifest.facts}
+    return Told("\n".join(lines), {**data, "num_missing": max(0, missing)})
 
 
 def describe_benchmark(url: str, reviewers: int) -> str:
@@ -143,7 +148,9 @@ def benchmark_json(url: str, reviewers: int) -> str:
     return json.dumps(shown, indent=2, sort_keys=True)
 
 
-def export_reviewed(url: str, output: Path, num_per_task: int, reviewers: int, progress: Progress) -> str:
+def export_reviewed(
+    url: str, output: Path, num_per_task: int, reviewers: int, progress: Progress, dry_run: bool = False
+) -> Told:
     """Writes the accepted items into a new folder.
 
     Args:
@@ -152,6 +159,7 @@ def export_reviewed(url: str, output: Path, num_per_task: int, reviewers: int, p
         num_per_task: items of each task, at most.
         reviewers: who have to decide on each item.
         progress: told about pictures.
+        dry_run: only count.
 
     Raises:
         UsageError: the folder holds something.
@@ -159,15 +167,26 @@ def export_reviewed(url: str, output: Path, num_per_task: int, reviewers: int, p
     """
     target = target_folder(output)
     drafts, found = _reviewed(url, reviewers)
+    waiting = sum(outcome.state in (State.OPEN, State.DISPUTED) for outcome in found.values())
+    data: dict[str, Json] = {"folder": str(target), "dry_run": dry_run, "num_waiting": waiting}
+    if dry_run:
+        accepted = {task.value: len(items) for task, items in accepted_items(drafts, found, num_per_task).items()}
+        counts = ", ".join(f"{number} {task}" for task, number in accepted.items()) or "no item"
+        text = f"{target}: {counts} would be written; {waiting} items are open or disputed"
+        return Told(text, {**data, "num_items": cast("Json", accepted)})
     with make_folder(target) as folder:
         done = export_benchmark(drafts, found, folder, progress, num_per_task, reviewers)
     counts = ", ".join(f"{number} {task.value}" for task, number in done.num_items.items())
     lines = [f"{target}: {counts} on {done.num_pictures} pictures; {_agreement_line(done.agreement)}"]
     short = {task: num_per_task - number for task, number in done.num_items.items() if number < num_per_task}
     if short or len(done.num_items) < len(BenchmarkTask):
-        waiting = sum(outcome.state in (State.OPEN, State.DISPUTED) for outcome in found.values())
         lines.append(f"  fewer than {num_per_task} of a task; {waiting} items are open or disputed")
-    return "\n".join(lines)
+    data |= {
+        "num_items": {task.value: number for task, number in done.num_items.items()},
+        "num_pictures": done.num_pictures,
+        "agreement": cast("Json", asdict(done.agreement)),
+    }
+    return Told("\n".join(lines), data)
 
 
 def _reviewed(url: str, reviewers: int) -> tuple[Drafts, dict[str, Outcome]]:

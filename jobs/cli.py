@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import Callable
-from enum import Enum
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from jobs import flow_commands as flow
+from jobs.arguments import DeviceOption
 from jobs.benchmark_commands import benchmark_app
+from jobs.cluster_commands import SCHEDULE_EXAMPLES, SUBMIT_EXAMPLES, jobs_app, schedule, submit
+from jobs.colour import emphasised, wants_colour
 from jobs.corpus_commands import corpus_app
+from jobs.doctor_command import DOCTOR_EXAMPLES, doctor
 from jobs.feature_commands import features_app
-from jobs.pointing import InOrder, pointed_in_order
-from storage.errors import SailloftError
-
-if TYPE_CHECKING:
-    from jobs.config import Recipe
-    from jobs.runner import RunResult
+from jobs.interruption import interruptible
+from jobs.lineage_commands import FORGET_EXAMPLES, LINEAGE_EXAMPLES, forget, lineage
+from jobs.logs import OUTCOME_LOGGER, LogFormat, LogSettings, log_settings, set_up_logging
+from jobs.pointing import InOrder
+from jobs.registry_commands import registry_app
+from jobs.run_commands import runs_app
+from jobs.student_commands import (
+    CONVERT_EXAMPLES,
+    PREDICT_EXAMPLES,
+    TRAIN_TEACHER_EXAMPLES,
+    convert,
+    predict,
+    train_teacher,
+)
+from jobs.study_commands import STUDY_EXAMPLES, study
+from jobs.system_errors import told_plainly
+from storage.errors import InfrastructureError, SailloftError
+from storage.object_clients import finding_out_early
+from storage.redaction import redact
 
 __all__ = ["app", "main"]
 
@@ -36,29 +49,25 @@ app = typer.Typer(
     help="Makes Pixel-SAIL models: curates data, computes teacher features, trains a student and evaluates it.\n\n"
     "Every output is kept under an address made of what went into it: a second run does nothing, an "
     "interrupted one continues.",
-    epilog="Examples:  sailloft demo   |   sailloft run my.yaml training.num_steps=500 --dry-run",
+    epilog="\b\nExamples:\n"
+    "  sailloft doctor\n"
+    "  sailloft demo\n"
+    "  sailloft run my.yaml training.num_steps=500 --dry-run\n"
+    "  sailloft --log-format json run my.yaml 2> run.jsonl\n"
+    "  sailloft --log-format json --log-file run.jsonl --verbose run my.yaml",
 )
 app.add_typer(benchmark_app, name="benchmark")
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(features_app, name="features")
-
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Path of a YAML file, or a packaged recipe such as demo.")
-]
-OverridesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[FIELD=VALUE]...",
-        help="Overrides such as training.num_steps=500; the value is YAML, a number steps into a list.",
-    ),
-]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Only show the resolved recipe, the addresses, and what is missing.")
-]
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(registry_app, name="registry")
+app.add_typer(runs_app, name="runs")
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
             number = version("sailloft")
         except PackageNotFoundError:
@@ -71,6 +80,19 @@ def _print_version(wanted: bool) -> None:
 def configure(
     debug: Annotated[bool, typer.Option("--debug", help="Log everything, with tracebacks of errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more, and show Ray's own messages.")] = False,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option("--log-format", envvar="SAILLOFT_LOG_FORMAT", help="Lines of the log: for people, or as JSON."),
+    ] = LogFormat.HUMAN,
+    log_file: Annotated[
+        str | None,
+        typer.Option(
+            "--log-file",
+            envvar="SAILLOFT_LOG_FILE",
+            metavar="FILE",
+            help="Write the log there, with progress; standard error stays for people.",
+        ),
+    ] = None,
     show_version: Annotated[
         bool, typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True)
     ] = False,
@@ -78,331 +100,49 @@ def configure(
     """Sets up logging for every command."""
     del show_version
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for package in ("jobs", "model", "pipelines", "storage", "teachers"):
-        logging.getLogger(package).setLevel(level)
+    set_up_logging(LogSettings(log_format, level, log_file))
 
 
-@app.command(
-    epilog="Examples:  sailloft demo   |   sailloft demo --real DIR   |   sailloft demo --recipe demo-all-tasks"
+app.command(short_help="Runs the whole flow here and ends with pictures.", epilog=flow.DEMO_EXAMPLES)(flow.demo)
+app.command(short_help="Runs every stage whose output is missing.", epilog=flow.RUN_EXAMPLES)(flow.run)
+app.command(short_help="Makes the corpus.", epilog=flow.CURATE_EXAMPLES)(flow.curate)
+app.command(short_help="Makes the teachers' features.", epilog=flow.TEACH_EXAMPLES)(flow.teach)
+app.command(short_help="Trains the student.", epilog=flow.TRAIN_EXAMPLES)(flow.train)
+app.command(short_help="Scores the trained student.", epilog=flow.EVALUATE_EXAMPLES)(flow.evaluate)
+app.command(short_help="Compares two evaluations, with paired intervals.", epilog=flow.COMPARE_EXAMPLES)(flow.compare)
+app.command(short_help="Forecasts what a recipe takes: bytes, hours, price.", epilog=flow.PLAN_EXAMPLES)(flow.plan)
+app.command(short_help="Examines this machine, and a recipe's sources.", epilog=DOCTOR_EXAMPLES)(doctor)
+app.command(short_help="Trains on what is new; the better student stays.", epilog=flow.RETRAIN_EXAMPLES)(flow.retrain)
+app.command(short_help="Runs a recipe with one thing changed at a time.", epilog=STUDY_EXAMPLES)(study)
+app.command(short_help="Hands a recipe to a cluster.", epilog=SUBMIT_EXAMPLES)(submit)
+app.command(short_help="Runs a recipe again and again.", epilog=SCHEDULE_EXAMPLES)(schedule)
+app.command(short_help="Makes a student or a teacher of public weights.", epilog=CONVERT_EXAMPLES)(convert)
+app.command("train-teacher", short_help="Trains a small teacher on drawn scenes.", epilog=TRAIN_TEACHER_EXAMPLES)(
+    train_teacher
 )
-def demo(
-    overrides: OverridesArgument = None,
-    real: Annotated[
-        Path | None, typer.Option("--real", metavar="DIR", help="Use photographs: a folder in RefCOCO layout.")
-    ] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", help="Another recipe than demo or demo-real.")] = None,
-    workspace: Annotated[str | None, typer.Option("--workspace", metavar="URL", help="Where outputs go.")] = None,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Runs the whole flow on this machine and ends with a page of pictures, report.html."""
-    from jobs.demo import demo_overrides, next_steps
-
-    name = recipe or ("demo-real" if real else "demo")
-    resolved = _load(name, [*demo_overrides(real, workspace), *(overrides or [])])
-    if _run(resolved, None, dry_run) is not None:
-        typer.echo(next_steps(name))
-
-
-@app.command(epilog="Example:  sailloft run my.yaml training.num_steps=500 workspace=s3://bucket/prefix --dry-run")
-def run(recipe: RecipeArgument, overrides: OverridesArgument = None, dry_run: DryRunOption = False) -> None:
-    """Runs every stage of a recipe whose output is missing, and writes the report."""
-    _run(_load(recipe, overrides), None, dry_run)
-
-
-def _until(command: str, summary: str) -> Callable[..., None]:
-    def until(recipe: RecipeArgument, overrides: OverridesArgument = None, dry_run: DryRunOption = False) -> None:
-        _run(_load(recipe, overrides), command, dry_run)
-
-    until.__doc__ = summary
-    return until
-
-
-for _command, _summary in (
-    ("curate", "Makes the corpus of a recipe (and its scenes, if it has any)."),
-    ("train", "Trains the student, after making what has to be there before."),
-):
-    app.command(_command, epilog=f"Example:  sailloft {_command} my.yaml --dry-run")(_until(_command, _summary))
-
-
-@app.command(epilog="Examples:  sailloft evaluate my.yaml   |   sailloft evaluate my.yaml evaluation.suite=perbench")
-def evaluate(recipe: RecipeArgument, overrides: OverridesArgument = None, dry_run: DryRunOption = False) -> None:
-    """Scores the trained student and shows the table, after making what has to be there before.
-
-    Published scores stand beside one's own, marked as such; the table lies in the output as .md and .csv too.
-    """
-    resolved = _load(recipe, overrides)
-    result = _run(resolved, "evaluate", dry_run)
-    if result is not None:
-        typer.echo("\n".join(["", *result.score_sheets()]))
-
-
-@app.command(epilog="Example:  sailloft compare runs/a/evaluate/KEY runs/b/evaluate/KEY")
-def compare(
-    first: Annotated[str, typer.Argument(metavar="FIRST", help="Folder or URL of an evaluation: evaluate/<key>.")],
-    second: Annotated[str, typer.Argument(metavar="SECOND", help="Another one, on the same questions.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
-) -> None:
-    """Compares two checkpoints on the same questions: differences of all scores, with paired intervals."""
-    from jobs.compare import compare as differences_of
-    from jobs.compare import differences_json, differences_text
-
-    found = differences_of(first, second)
-    typer.echo(differences_json(found) if as_json else differences_text(found))
-
-
-@app.command(epilog="Examples:  sailloft teach my.yaml --dry-run   |   sailloft teach my.yaml --verify 100")
-def teach(
-    recipe: RecipeArgument,
-    overrides: OverridesArgument = None,
-    dry_run: DryRunOption = False,
-    verify: Annotated[
-        int | None,
-        typer.Option("--verify", metavar="N", min=1, help="Recompute N stored images of each teacher and compare."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Which images are drawn to be verified.")] = 0,
-) -> None:
-    """Makes the teachers' features, and what has to be there before."""
-    resolved = _load(recipe, overrides)
-    if verify is None:
-        _run(resolved, "teach", dry_run)
-        return
-    from jobs.verify import verify_recipe
-
-    typer.echo(verify_recipe(resolved, verify, seed, verbose=logger.isEnabledFor(logging.INFO)))
-
-
-@app.command(epilog="Examples:  sailloft plan my.yaml   |   sailloft plan my.yaml features.num_actors=64 --probe 64")
-def plan(
-    recipe: RecipeArgument,
-    overrides: OverridesArgument = None,
-    probe: Annotated[
-        int, typer.Option("--probe", metavar="N", min=0, help="Measure each teacher on N images, on the cluster.")
-    ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Shows what would run, and forecasts bytes, requests, hours and price of features, tokens and hours of training.
-
-    Nothing is executed but the probe, which removes what it writes.
-    """
-    from jobs.plan import plan_recipe
-
-    found = plan_recipe(_load(recipe, overrides), probe, verbose=logger.isEnabledFor(logging.INFO))
-    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(found.lines()))
+app.command(cls=InOrder, short_help="Asks a student about a picture.", epilog=PREDICT_EXAMPLES)(predict)
 
 
 @app.command(
-    epilog="Examples:  sailloft doctor my.yaml   |   sailloft doctor pixel-sail-0.5b curation.root=s3://bucket/data"
-)
-def doctor(
-    recipe: RecipeArgument,
-    overrides: OverridesArgument = None,
-    pictures: Annotated[
-        int, typer.Option("--pictures", metavar="N", min=0, help="Pictures of each source that are opened.")
-    ] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
-) -> None:
-    """Looks for the source files and pictures of a recipe before a run, and says where missing ones may be.
-
-    Ends with 3 if something is missing.
-    """
-    from jobs.display import open_display
-    from jobs.doctor import examination_json, examination_text, examine
-
-    with open_display() as display:
-        found = examine(_load(recipe, overrides), pictures, display.stage("doctor"))
-    typer.echo(examination_json(found) if as_json else examination_text(found))
-    if any(source.findings for source in found):
-        raise typer.Exit(3)
-
-
-@app.command(
-    epilog="Examples:  sailloft study ablation   |   sailloft study my.yaml workspace=/data/runs training.use_gpu=true"
-)
-def study(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A packaged study, or path of a YAML file.")],
-    overrides: OverridesArgument = None,
-) -> None:
-    """Runs a recipe with one thing changed at a time, and shows a table with intervals.
-
-    What an earlier study or run made is used again; an interrupted study continues.
-    """
-    from jobs.display import open_display
-    from jobs.study import load_study, run_study
-
-    with open_display() as display:
-        result = run_study(load_study(name), overrides or [], display, verbose=logger.isEnabledFor(logging.INFO))
-    typer.echo("\n".join(result.markdown()))
-
-
-@app.command(
-    epilog="Example:  sailloft submit my.yaml workspace=s3://bucket/prefix --address http://head:8265 --follow"
-)
-def submit(
-    recipe: RecipeArgument,
-    overrides: OverridesArgument = None,
-    address: Annotated[
-        str, typer.Option("--address", metavar="URL", help="Job server of the cluster.")
-    ] = "http://127.0.0.1:8265",
-    follow: Annotated[bool, typer.Option("--follow", help="Wait, show the log, and exit as the job does.")] = False,
-    env: Annotated[
-        list[str] | None,
-        typer.Option("--env", metavar="NAME", help="Variable to pass on, by name or pattern; AWS_* by default."),
-    ] = None,
-) -> None:
-    """Hands a recipe to a cluster through the Ray Jobs API; only the recipe's text travels."""
-    from jobs.submit import PASSED_BY_DEFAULT, submit_recipe
-
-    tree = _load(recipe, overrides).model_dump(mode="json")
-    done = submit_recipe(tree, address, env or PASSED_BY_DEFAULT, follow, lambda text: typer.echo(text, nl=False))
-    if done.exit_code:
-        raise typer.Exit(done.exit_code)
-    if not follow:
-        typer.echo(f"follow it:  ray job logs --address {address} --follow {done.job_id}")
-
-
-class _Form(Enum):
-    """What `convert` can write."""
-
-    STUDENT = "student"
-    RELEASED = "released"
-
-
-@app.command(
+    short_help="Shows a workspace or an output in the browser.",
     epilog="\b\nExamples:\n"
-    "  sailloft convert models/Qwen2.5-0.5B students/base patch_size_px=16\n"
-    "  sailloft convert models/EVE-7B-HD-v2.0 students/base-7b\n"
-    "  sailloft convert iter_9000.pth students/published --tokenizer models/tokenizer"
-    " num_attention_heads=14 rope_theta=1000000 rms_norm_eps=1.0e-6\n"
-    "  sailloft convert students/mine released --to released\n"
-    "  sailloft convert sam2.1_hiera_large.pt teachers/sam2.1-large"
-)
-def convert(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="IN",
-            help="Folder of a base (Qwen2, Qwen2.5, Mistral, SOLO, EVEv2) or of a student; "
-            "file or folder of released weights; a teacher's official .pt (SAM 2) or .pkl (Mask2Former).",
-        ),
-    ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; it must not hold anything.")],
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[FIELD=VALUE]...",
-            help="Fields of the student, or of the teacher, that the weights leave open, such as mask_stride_px=2; "
-            "the value is YAML.",
-        ),
-    ] = None,
-    form: Annotated[
-        _Form, typer.Option("--to", help="A checkpoint of ours, or one file by the released names.")
-    ] = _Form.STUDENT,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option("--tokenizer", metavar="FOLDER", help="Where tokenizer.json lies, if not beside the weights."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is drawn freshly.")] = 0,
-) -> None:
-    """Makes a student of a public base or of released weights, released weights of a student, or a teacher.
-
-    Nothing is fetched: give what you have downloaded. Weights keep their number type.
-    """
-    from jobs.convert import convert as make
-    from jobs.display import open_display
-
-    with open_display() as display:
-        summary = make(
-            source,
-            output,
-            settings or [],
-            form=form.value,
-            tokenizer=tokenizer,
-            seed=seed,
-            display=display,
-        )
-    typer.echo(summary)
-
-
-@app.command(
-    "train-teacher",
-    epilog="Examples:  sailloft train-teacher tiny-sam2 teachers/mine   |   "
-    "sailloft train-teacher my.yaml teachers/mine num_steps=500",
-)
-def train_teacher(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Path of a YAML file, or tiny-mask2former or tiny-sam2.")
-    ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; it must not hold anything.")],
-    overrides: OverridesArgument = None,
-    device: Annotated[str, typer.Option("--device", help="Where it is trained, such as cuda.")] = "cpu",
-) -> None:
-    """Trains a small teacher on drawn scenes, in one process without Ray, and shows how good it is.
-
-    The folder is written at the end and at once: whatever interrupts the training leaves nothing behind.
-    """
-    from jobs.display import open_display
-    from jobs.train_teacher import make_teacher
-
-    with open_display() as display:
-        summary = make_teacher(recipe, output, overrides or [], device=device, display=display)
-    typer.echo(summary)
-
-
-@app.command(
-    cls=InOrder,
-    epilog="\b\nExamples:\n"
-    "  sailloft predict CHECKPOINT scene.png 'the red ring' --output masked.png\n"
-    "  sailloft predict CHECKPOINT photo.jpg 'describe <region1>' --box 40,60,200,180\n"
-    "  sailloft predict s3://bucket/student photo.jpg 'the dog left of <region1>' --point 80,90 --json",
-)
-def predict(
-    context: typer.Context,
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder or URL of a trained student.")],
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture: PNG, JPEG or what else PIL reads.")],
-    text: Annotated[
-        str, typer.Argument(metavar="TEXT", help="The question; <region1> is the first region given, and so on.")
-    ],
-    box: Annotated[
-        list[str] | None, typer.Option("--box", metavar="x0,y0,x1,y1", help="A region: a box, in pixels.")
-    ] = None,
-    point: Annotated[list[str] | None, typer.Option("--point", metavar="x,y", help="A region: a point.")] = None,
-    scribble: Annotated[
-        list[str] | None,
-        typer.Option("--scribble", metavar="x,y;x,y;...", help="A region: a line through points; quote it."),
-    ] = None,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option("--mask", metavar="FILE.png", help="A region: black outside, one other level inside."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE.png", help="Write the picture with masks and regions.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object: text, scores, masks as COCO RLE, size.")
-    ] = False,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Upper bound of the answer.")] = 64,
-    device: Annotated[str, typer.Option("--device", help="Where the student runs, such as cuda.")] = "cpu",
-) -> None:
-    """Asks a student about a picture: shows its text, then each mask with score and area.
-
-    Regions may be given several times and are numbered in the order on the command line. Coordinates are pixels of the
-    upright picture as viewers show it, x to the right and y down.
-    """
-    from jobs.predict import Asked
-    from jobs.predict import predict as answer
-
-    pointed = pointed_in_order(context.meta, {"box": box, "point": point, "scribble": scribble, "mask": mask})
-    answer(Asked(checkpoint, image, text, pointed, output, as_json, max_new_tokens, device))
-
-
-@app.command(
-    epilog="Examples:  sailloft view runs/benchmarks/0123...   |   sailloft view URL --reviewer 'Ada' --port 8400"
+    "  sailloft view runs/demo --open\n"
+    "  sailloft view s3://bucket/prefix/features/0123... --corpus s3://bucket/prefix/curate/4567...\n"
+    "  sailloft view CHECKPOINT --corpus CORPUS\n"
+    "  sailloft view EVALUATION --against EVALUATION\n"
+    "  sailloft view DRAFTS --reviewer 'Ada'",
 )
 def view(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Drafts of a benchmark, as `benchmark build` printed it.")],
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL",
+            help="A workspace, or one of its outputs, as the command that made it printed: a corpus, a feature store, "
+            "a checkpoint, an evaluation, a report, drafts of a benchmark.",
+        ),
+    ],
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port of this machine; 0: any that is free.")
+        int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="Port of this machine; 0: any that is free.")
     ] = 0,
     reviewer: Annotated[
         str | None, typer.Option("--reviewer", metavar="NAME", help="Name of who reviews; else the page asks.")
@@ -410,35 +150,37 @@ def view(
     reviewers: Annotated[
         int, typer.Option("--reviewers", metavar="N", min=1, help="People who decide on each item.")
     ] = 2,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="URL", help="A second checkpoint or evaluation, shown side by side."),
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            "--corpus",
+            metavar="URL",
+            help="Corpus whose samples a checkpoint is tried on, or of features or an evaluation that lie elsewhere.",
+        ),
+    ] = None,
+    device: DeviceOption = "cpu",
     open_browser: Annotated[bool, typer.Option("--open", help="Open the address in a browser, too.")] = False,
 ) -> None:
-    """Shows an output in the browser: the review of a benchmark's drafts.
+    """Shows a workspace or an output in the browser.
+
+    Runs, outputs and curves of a workspace; samples and rejects of a corpus; features as pictures; a checkpoint, to be
+    tried on any picture; the predictions of an evaluation, best and worst; two checkpoints or evaluations side by side;
+    the review of a benchmark's drafts.
 
     Served to this machine alone; the address that is printed holds a token, without which nothing is shown.
     """
+    from jobs.view import Viewed
     from jobs.view import view as show
 
-    show(url, port, reviewer, reviewers, open_browser)
+    show(Viewed(url, port, reviewer, reviewers, against, corpus, device, open_browser))
 
 
-def _load(recipe: str, overrides: list[str] | None) -> Recipe:
-    from jobs.config import load_recipe
-
-    return load_recipe(recipe, overrides or [])
-
-
-def _run(recipe: Recipe, until: str | None, dry_run: bool) -> RunResult | None:
-    """Runs and returns what was done or, on a dry run, describes."""
-    from jobs.display import open_display
-    from jobs.runner import describe_plan, run_recipe
-
-    if dry_run:
-        typer.echo(describe_plan(recipe, until))
-        return None
-    with open_display() as display:
-        result = run_recipe(recipe, display, until, verbose=logger.isEnabledFor(logging.INFO))
-    typer.echo(result.summary())
-    return result
+app.command(short_help="Shows what an output was made of, or what saw an image.", epilog=LINEAGE_EXAMPLES)(lineage)
+app.command(short_help="Removes an image from a workspace, with a record.", epilog=FORGET_EXAMPLES)(forget)
 
 
 def main() -> int:
@@ -446,20 +188,35 @@ def main() -> int:
 
     Returns:
         The exit code: 0 done or nothing to do, 2 wrong usage or recipe, 3 bad data, 4 infrastructure,
-        130 or 143 interrupted.
+        130 or 143 interrupted; see docs/command-line.md.
     """
-    from jobs.session import interruptible
-
     try:
-        with interruptible():
+        with interruptible(), finding_out_early():
             app(prog_name="sailloft")
     except SailloftError as error:
-        typer.echo(f"error: {error}", err=True)
-        logger.debug("the error came from here", exc_info=True)
-        return error.exit_code
+        return _failed(error, str(error), error.exit_code)
+    except OSError as error:
+        # What no module has foreseen: a full disk, a folder without permission, too many open files.
+        return _failed(error, told_plainly(error), InfrastructureError.exit_code)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if code > 128:
-            typer.echo("interrupted; what is finished stays, the same command continues", err=True)
+            _tell("interrupted; what is finished stays, the same command continues", logging.WARNING, code)
         return code
     return 0
+
+
+def _failed(error: Exception, text: str, exit_code: int) -> int:
+    """Says what went wrong; the log has where, on request."""
+    _tell(f"error: {text}", logging.ERROR, exit_code, type(error).__name__)
+    logger.debug("the error came from here", exc_info=True)
+    return exit_code
+
+
+def _tell(text: str, level: int, exit_code: int, error: str | None = None) -> None:
+    """Says how a command ended, to people and in the log."""
+    fields = {"exit_code": exit_code, **({} if error is None else {"error": error})}
+    logging.getLogger(OUTCOME_LOGGER).log(level, "%s", text, extra={"fields": fields})
+    if not log_settings().json_on_stderr:
+        coloured = wants_colour(sys.stderr)
+        typer.echo(emphasised(redact(text)) if coloured else redact(text), err=True, color=coloured)

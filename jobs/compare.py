@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from jobs.told import document
 from pipelines.evaluation.comparison import Difference, compare_evaluations
+from pipelines.evaluation.records import lower_is_better, shown_scale
+from pipelines.text_table import aligned
 from storage.objects import Objects
 
 __all__ = ["compare", "differences_json", "differences_text"]
@@ -17,22 +19,27 @@ def compare(first: str, second: str) -> list[Difference]:
     return compare_evaluations(Objects.open(first), Objects.open(second))
 
 
-def differences_text(differences: Sequence[Difference]) -> str:
-    """A table for the terminal, in percent."""
-    head = ("benchmark", "metric", "first", "second", "difference", "interval", "verdict")
-    rows: list[tuple[str, ...]] = [head]
-    for row in differences:
-        scale = 1 if row.metric == "CIDEr" else 100
-        verdict = ("better" if row.value > 0 else "worse") if row.beyond_noise else "within noise"
-        rows.append(
-            (
-                *(row.benchmark, row.metric, f"{scale * row.first:.2f}", f"{scale * row.second:.2f}"),
-                *(f"{scale * row.value:+.2f}", f"{scale * row.low:+.2f} to {scale * row.high:+.2f}", verdict),
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+def differences_text(differences: Sequence[Difference], first: str, second: str) -> str:
+    """A table for the terminal: scores in percent, CIDEr and nats as they are.
+
+    Args:
+        differences: of `compare`.
+        first: what the first evaluation was named by.
+        second: likewise the second.
+    """
+    head = ("benchmark", "metric", "first", "second", "difference", "interval", "samples", "verdict")
+    rows = [head, *map(_cells, differences)]
+    return "\n".join([f"first:  {first}", f"second: {second}", "", *aligned(rows, right={2, 3, 4, 6})])
+
+
+def _cells(row: Difference) -> tuple[str, ...]:
+    scale = shown_scale(row.metric)
+    better = (row.value < 0) if lower_is_better(row.metric) else (row.value > 0)
+    verdict = ("better" if better else "worse") if row.beyond_noise else "within noise"
+    return (
+        *(row.benchmark, row.metric, f"{scale * row.first:.2f}", f"{scale * row.second:.2f}"),
+        *(f"{scale * row.value:+.2f}", f"{scale * row.low:+.2f} to {scale * row.high:+.2f}"),
+        *(f"{row.num_samples:,}", verdict),
     )
 
 
@@ -42,4 +49,4 @@ def differences_json(differences: Sequence[Difference]) -> str:
         asdict(row) | {"variant": row.variant.value, "value": row.value, "beyond_noise": row.beyond_noise}
         for row in differences
     ]
-    return json.dumps(facts, indent=1)
+    return document(facts)

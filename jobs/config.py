@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from jobs.kubernetes.config import KubernetesConfig
 from jobs.loading import read_recipe_tree, validate_recipe
 from jobs.session import ClusterConfig
 from model.config import StudentConfig
@@ -15,6 +16,7 @@ from pipelines.distillation.config import FeaturesConfig
 from pipelines.distillation.costs import CostsConfig
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.report.inputs import Target
+from pipelines.retraining.config import RetrainConfig
 from pipelines.scenes.config import ScenesConfig
 from pipelines.training.config import TrainingConfig
 from storage.errors import UsageError
@@ -46,6 +48,8 @@ class Recipe(RecipeModel):
     """From corpus and features to a checkpoint."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """From a checkpoint to scores."""
+    retrain: RetrainConfig | None = Field(default=None, json_schema_extra={"hashed": False})
+    """When a student that is trained again takes the place of the one in use; null: as by default."""
     notes: tuple[str, ...] = ()
     """What a reader of the report has to know first."""
     targets: tuple[Target, ...] = ()
@@ -54,12 +58,20 @@ class Recipe(RecipeModel):
     """Prices and rates for forecasts."""
     cluster: ClusterConfig = Field(default=ClusterConfig(), json_schema_extra={"hashed": False})
     """Where Ray runs."""
+    kubernetes: KubernetesConfig | None = Field(default=None, json_schema_extra={"hashed": False})
+    """Pods, accounts and images for `sailloft schedule --kuberay`; null: the recipe says nothing of it."""
 
     @model_validator(mode="after")
     def _distinct_teachers(self) -> Self:
         kinds = [teacher.kind for teacher in self.teachers]
         if len(set(kinds)) < len(kinds):
             raise ValueError(f"teachers: expected each kind once, got {', '.join(kinds)}")
+        return self
+
+    @model_validator(mode="after")
+    def _compares_what_is_scored(self) -> Self:
+        if self.retrain is not None:
+            self.retrain.check_benchmarks(self.evaluation.by_name())
         return self
 
     @model_validator(mode="after")

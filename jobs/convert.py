@@ -13,10 +13,11 @@ from safetensors.torch import save as save_safetensors
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from jobs.convert_teacher import teacher_details, teacher_files, teacher_summary
+from jobs.convert_teacher import place_of, teacher_details, teacher_files, teacher_summary
 from jobs.display import Display
 from jobs.loading import parse_settings
 from jobs.new_folder import make_folder, target_folder
+from jobs.told import Told
 from model.bases import read_base
 from model.checkpoint import (
     CONFIG_FILE,
@@ -33,8 +34,8 @@ from model.starting import fresh_parts, fresh_tokens, start_student
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 from model.weight_files import RELEASED_FILES, read_json, read_weight_file, read_weights, to_one_dtype
-from pipelines.progress import Progress
 from storage.errors import DataError, UsageError
+from storage.keys import Json
 from storage.objects import Objects
 from teachers.conversion import looks_official
 
@@ -68,7 +69,8 @@ def convert(
     tokenizer: str | None = None,
     seed: int = 0,
     display: Display,
-) -> str:
+    dry_run: bool = False,
+) -> Told:
     """Reads weights of one form and writes them in another.
 
     Args:
@@ -80,9 +82,10 @@ def convert(
         tokenizer: folder with the `tokenizer.json` to use, where the source has none beside it.
         seed: of what is drawn freshly.
         display: shows how far it is.
+        dry_run: read and convert, which finds whatever doesn't fit, and write nothing.
 
     Returns:
-        What was found, made, drawn and dropped, one line each, and the next command.
+        What was found, made, drawn and dropped, and the next command.
 
     Raises:
         UsageError: a setting or path that can't be used; an output that is there already.
@@ -93,9 +96,9 @@ def convert(
     if looks_official(Path(source)):
         if form != "student" or tokenizer is not None or seed:
             raise UsageError(
-                f"{source}: a teacher's checkpoint takes none of --to, --tokenizer and --seed; leave them out"
+                f"{source}: a teacher's checkpoint takes none of --format, --tokenizer and --seed; leave them out"
             )
-        return _convert_teacher(Path(source), output, target, settings, display)
+        return _convert_teacher(Path(source), output, None if dry_run else target, settings, display)
     fields = parse_settings(settings, list(StudentConfig.model_fields), "a student")
     progress = display.stage("convert")
     progress.update(0, 2, unit="steps", now=f"reading {source}")
@@ -106,19 +109,19 @@ def convert(
     else:
         files = _released_files(found.model.state_dict(), found.tokenizer)
     display.note("convert", f"read {source}")
-    _write(target, files, display.stage("write"))
-    display.note("write", f"wrote {output}")
-    return _summary(found, output, form, sum(len(content) for content in files.values()))
+    if not dry_run:
+        _write(target, files, display)
+    return _summary(found, output, form, sum(len(content) for content in files.values()), dry_run)
 
 
-def _convert_teacher(path: Path, output: Path, target: Path, settings: Sequence[str], display: Display) -> str:
+def _convert_teacher(path: Path, output: Path, target: Path | None, settings: Sequence[str], display: Display) -> Told:
     details = teacher_details(settings)
     display.stage("convert").update(0, 1, unit="steps", now=f"reading {path}")
     converted, files = teacher_files(path, details)
     display.note("convert", f"read {path}")
-    _write(target, files, display.stage("write"))
-    display.note("write", f"wrote {output}")
-    return teacher_summary(converted, output, sum(len(content) for content in files.values()))
+    if target is not None:
+        _write(target, files, display)
+    return teacher_summary(converted, output, sum(len(content) for content in files.values()), target is None)
 
 
 def _read(source: str, settings: Mapping[str, object], tokenizer: str | None, seed: int) -> _Found:
@@ -212,7 +215,8 @@ def _released_files(weights: Mapping[str, Tensor], tokenizer: StudentTokenizer) 
     }
 
 
-def _write(target: Path, files: Mapping[str, bytes], progress: Progress) -> None:
+def _write(target: Path, files: Mapping[str, bytes], display: Display) -> None:
+    progress = display.stage("write")
     total, done = sum(len(content) for content in files.values()), 0
     with make_folder(target) as folder:
         for name, content in files.items():
@@ -220,9 +224,10 @@ def _write(target: Path, files: Mapping[str, bytes], progress: Progress) -> None
                 for start in range(0, len(content), _CHUNK_BYTES):
                     done += stream.write(memoryview(content)[start : start + _CHUNK_BYTES])
                     progress.update(done // _MEGABYTE, total // _MEGABYTE, unit="MB")
+    display.note("write", f"wrote {target}")
 
 
-def _summary(found: _Found, output: Path, form: Form, size_bytes: int) -> str:
+def _summary(found: _Found, output: Path, form: Form, size_bytes: int, dry_run: bool) -> Told:
     model, config = found.model, found.model.config
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     dtype = str(model.embed_tokens.weight.dtype).removeprefix("torch.")
@@ -236,13 +241,24 @@ def _summary(found: _Found, output: Path, form: Form, size_bytes: int) -> str:
         command = f"sailloft predict {place} IMAGE TEXT"
     else:
         command = f"sailloft run RECIPE training.init={place}"
+    place_told = place_of(output, dry_run)
     lines = {
         "found": f"{found.kind}, {config.num_layers} layers of hidden size {config.hidden_size}",
-        "made": f"{form}, {num_parameters:,} parameters, {dtype}, {size_bytes / _MEGABYTE:,.1f} MB in {output}",
+        "made": f"{form}, {num_parameters:,} parameters, {dtype}, {size_bytes / _MEGABYTE:,.1f} MB {place_told}",
         **found.facts,
         "next": command,
     }
-    return "\n".join(f"{name:<8} {text}" for name, text in lines.items())
+    data: dict[str, Json] = {
+        "folder": str(output),
+        "dry_run": dry_run,
+        "found": found.kind,
+        "form": form,
+        "num_parameters": num_parameters,
+        "dtype": dtype,
+        "size_bytes": size_bytes,
+        **found.facts,
+    }
+    return Told("\n".join(f"{name:<8} {text}" for name, text in lines.items()), data)
 
 
 def _shortened(names: Sequence[str]) -> str:

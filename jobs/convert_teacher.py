@@ -11,12 +11,14 @@ from pydantic import ValidationError
 from safetensors.torch import save as save_safetensors
 
 from jobs.loading import parse_settings
+from jobs.told import Told
 from storage.errors import UsageError
+from storage.keys import Json
 from teachers.checkpoints import load_converted
 from teachers.conversion import ConvertedTeacher, convert_official
 from teachers.sam2_sizes import Sam2Details
 
-__all__ = ["teacher_details", "teacher_files", "teacher_summary"]
+__all__ = ["place_of", "teacher_details", "teacher_files", "teacher_summary"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +67,29 @@ def teacher_files(path: Path, details: Sam2Details) -> tuple[ConvertedTeacher, d
     }
 
 
-def teacher_summary(converted: ConvertedTeacher, output: Path, size_bytes: int) -> str:
-    """What was found, made and dropped, one line each, and how to use it."""
+def place_of(output: Path, dry_run: bool) -> str:
+    """Where something is that was made, or would have been but for a dry run."""
+    return f"would be written to {output}" if dry_run else f"in {output}"
+
+
+def teacher_summary(converted: ConvertedTeacher, output: Path, size_bytes: int, dry_run: bool) -> Told:
+    """What was found, made and dropped, and how to use it."""
     num_parameters = sum(tensor.numel() for tensor in converted.weights.values())
     place = shlex.quote(str(output))
     lines = {
         "found": f"official checkpoint of a teacher {converted.kind}, {converted.size or 'a size of its own'}",
-        "made": f"transformers' format, {num_parameters:,} parameters, {size_bytes / _MEGABYTE:,.1f} MB in {output}",
+        "made": f"transformers' format, {num_parameters:,} parameters, {size_bytes / _MEGABYTE:,.1f} MB "
+        f"{place_of(output, dry_run)}",
         "dropped": f"{len(converted.unused)} tensors ({converted.not_carried}); sailloft -v convert names them",
         "next": f"sailloft run RECIPE teachers.0.checkpoint={place}  (of a teacher with kind: {converted.kind})",
     }
-    return "\n".join(f"{name:<8} {text}" for name, text in lines.items())
+    data: dict[str, Json] = {
+        "folder": str(output),
+        "dry_run": dry_run,
+        "found": f"teacher {converted.kind}",
+        "size": converted.size,
+        "num_parameters": num_parameters,
+        "size_bytes": size_bytes,
+        "dropped": list(converted.unused),
+    }
+    return Told("\n".join(f"{name:<8} {text}" for name, text in lines.items()), data)

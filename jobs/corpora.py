@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Literal, cast
 
 from jobs.new_folder import make_folder, target_folder
+from jobs.told import Told
 from pipelines.curation.exports.chosen import Chosen
 from pipelines.curation.exports.coco import export_coco
+from pipelines.curation.exports.fiftyone import export_fiftyone
 from pipelines.curation.exports.hugging_face import export_hugging_face
 from pipelines.progress import Progress
+from pipelines.text_table import table
 from storage.corpus import Corpus
 from storage.keys import Json
 from storage.manifest import Manifest
@@ -19,6 +22,7 @@ from storage.manifest import Manifest
 __all__ = ["corpus_json", "describe_corpus", "export_corpus", "since_parent"]
 
 _MIB = 2**20
+_EXPORTS = {"coco": export_coco, "fiftyone": export_fiftyone, "hf": export_hugging_face}
 
 
 def describe_corpus(url: str) -> str:
@@ -53,15 +57,15 @@ def describe_corpus(url: str) -> str:
         for task, splits in tasks.items()
         for split, number in splits.items()
     ]
-    lines += _table(("family", "task", "split", "samples"), rows)
+    lines += table(("family", "task", "split", "samples"), rows)
     kept = _counts(facts, "samples_by_source")
     sources = [
         (name, number, kept.get(name, 0), number - kept.get(name, 0))
         for name, number in sorted(_counts(facts, "records_in").items())
     ]
-    lines += _table(("source file", "records", "samples", "rejects"), sources)
+    lines += table(("source file", "records", "samples", "rejects"), sources)
     reasons = sorted(_counts(facts, "rejects_by_reason").items(), key=lambda item: (-item[1], item[0]))
-    lines += _table(("reject", "records"), reasons)
+    lines += table(("reject", "records"), reasons)
     return "\n".join(lines)
 
 
@@ -101,12 +105,13 @@ def corpus_json(url: str) -> str:
 
 def export_corpus(
     url: str,
-    form: Literal["coco", "hf"],
+    form: Literal["coco", "fiftyone", "hf"],
     output: Path,
     splits: Collection[str] | None,
     families: Collection[str] | None,
     progress: Progress,
-) -> str:
+    dry_run: bool = False,
+) -> Told:
     """Exports a corpus, or some of it, into a new folder.
 
     Args:
@@ -116,9 +121,10 @@ def export_corpus(
         splits: of the samples; None or empty: all.
         families: of the samples; None or empty: all.
         progress: told of shards.
+        dry_run: only count.
 
     Returns:
-        What was written, in one line.
+        What was written.
 
     Raises:
         UsageError: the folder holds something, or the corpus has no such split or family.
@@ -127,12 +133,25 @@ def export_corpus(
     """
     target = target_folder(output)
     chosen = Chosen(Corpus.open(url), splits or None, families or None)
-    export = export_coco if form == "coco" else export_hugging_face
-    with make_folder(target) as folder:
-        counts = export(chosen, folder, progress)
+    if dry_run:
+        counts = chosen.count(progress, without_image=form == "hf")
+    else:
+        with make_folder(target) as folder:
+            counts = _EXPORTS[form](chosen, folder, progress)
     left_out = f"; {counts.without_image} samples without a picture left out" if counts.without_image else ""
     listed = ", ".join(sorted(counts.splits)) or "no split"
-    return f"{target}: {counts.samples} samples on {counts.images} images ({listed}){left_out}"
+    would = "would hold " if dry_run else ""
+    text = f"{target}: {would}{counts.samples} samples on {counts.images} images ({listed}){left_out}"
+    data: dict[str, Json] = {
+        "folder": str(target),
+        "dry_run": dry_run,
+        "format": form,
+        "num_samples": counts.samples,
+        "num_images": counts.images,
+        "num_without_image": counts.without_image,
+        "splits": sorted(counts.splits),
+    }
+    return Told(text, data)
 
 
 def _rows(manifest: Manifest, folder: str) -> int:
@@ -141,19 +160,3 @@ def _rows(manifest: Manifest, folder: str) -> int:
 
 def _counts(facts: Mapping[str, Json], name: str) -> Mapping[str, int]:
     return cast("Mapping[str, int]", facts.get(name, {}))
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str | int, ...]]) -> list[str]:
-    """Lines of a table, words to the left and numbers to the right; nothing without rows."""
-    if not rows:
-        return []
-    lines = [head, *(tuple(map(str, row)) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    is_number = [isinstance(cell, int) for cell in rows[0]]
-    return [""] + [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, is_number, strict=True)
-        ).rstrip()
-        for line in lines
-    ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from jobs.arguments import DryRunOption, JsonOption, NewFolderOption
+from jobs.told import tell
 
 __all__ = ["corpus_app"]
 
@@ -21,13 +23,18 @@ class ExportFormat(Enum):
     """Layouts that a corpus is exported in."""
 
     COCO = "coco"
+    FIFTYONE = "fiftyone"
     HF = "hf"
 
 
-@corpus_app.command("show", epilog="Example:  sailloft corpus show runs/curate/0123...")
+@corpus_app.command(
+    "show",
+    short_help="Shows what a corpus holds.",
+    epilog="Examples:  sailloft corpus show runs/curate/0123...   |   sailloft corpus show runs/curate/0123... --json",
+)
 def show(
     url: UrlArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Shows what a corpus holds: samples by family, task and split, records by source file, rejects by reason."""
     from jobs.corpora import corpus_json, describe_corpus
@@ -37,6 +44,7 @@ def show(
 
 @corpus_app.command(
     "export",
+    short_help="Writes a corpus in a layout that other programs read.",
     epilog="\b\nExamples:\n"
     "  sailloft corpus export runs/curate/0123... --format coco --to exported --split val\n"
     "  sailloft corpus export s3://bucket/prefix/curate/0123... --format hf --to exported --family refcoco",
@@ -44,15 +52,21 @@ def show(
 def export(
     url: UrlArgument,
     form: Annotated[
-        ExportFormat, typer.Option("--format", help="COCO JSON with pictures, or Parquet for the library datasets.")
+        ExportFormat,
+        typer.Option(
+            "--format",
+            help="COCO JSON with pictures, the same as FiftyOne imports it, or Parquet for the library datasets.",
+        ),
     ],
-    output: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to make; it must not hold anything.")],
+    output: NewFolderOption,
     split: Annotated[
         list[str] | None, typer.Option("--split", metavar="SPLIT", help="Only this split; may be repeated.")
     ] = None,
     family: Annotated[
         list[str] | None, typer.Option("--family", metavar="FAMILY", help="Only this family; may be repeated.")
     ] = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Writes a corpus in a layout that other programs read.
 
@@ -62,5 +76,5 @@ def export(
     from jobs.display import open_display
 
     with open_display() as display:
-        summary = export_corpus(url, form.value, output, split, family, display.stage("export"))
-    typer.echo(summary)
+        told = export_corpus(url, form.value, output, split, family, display.stage("export"), dry_run)
+    tell(told, as_json)

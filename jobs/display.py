@@ -1,20 +1,33 @@
-"""What a person sees while stages run: a live bar on a terminal, one plain line per interval elsewhere."""
+"""What is seen while stages run: a live bar on a terminal, one plain line per interval elsewhere, records in a log."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from jobs.colour import is_live
+from jobs.logs import PROGRESS_LOGGER, log_settings
 from pipelines.progress import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-__all__ = ["Display", "Pace", "PlainDisplay", "TerminalDisplay", "format_seconds", "open_display", "progress_line"]
+__all__ = [
+    "Display",
+    "Displays",
+    "LogDisplay",
+    "Pace",
+    "PlainDisplay",
+    "TerminalDisplay",
+    "format_seconds",
+    "open_display",
+    "progress_line",
+]
 
 _INTERVAL_S = 5.0
 """Seconds between two plain lines: often enough to see life, seldom enough for a log file."""
@@ -100,9 +113,13 @@ def progress_line(name: str, pace: Pace, facts: Mapping[str, object]) -> str:
     return "  ".join(parts)
 
 
-class _PlainStage:
-    def __init__(self, name: str, write: Callable[[str], None], interval_s: float, clock: Callable[[], float]) -> None:
-        self._name, self._write, self._interval_s, self._clock = name, write, interval_s, clock
+class _TimedStage:
+    """Tells how far a stage is, once per interval."""
+
+    def __init__(
+        self, tell: Callable[[Pace, Mapping[str, object]], None], interval_s: float, clock: Callable[[], float]
+    ) -> None:
+        self._tell, self._interval_s, self._clock = tell, interval_s, clock
         self._pace = Pace(clock)
         self._last_s = float("-inf")
 
@@ -111,7 +128,7 @@ class _PlainStage:
         now_s = self._clock()
         if now_s - self._last_s >= self._interval_s:
             self._last_s = now_s
-            self._write(progress_line(self._name, self._pace, facts))
+            self._tell(self._pace, facts)
 
 
 class PlainDisplay:
@@ -130,7 +147,11 @@ class PlainDisplay:
 
     def stage(self, name: str) -> Progress:
         """Opens a stage; its first report is shown at once."""
-        return _PlainStage(name, self._write, self._interval_s, self._clock)
+
+        def tell(pace: Pace, facts: Mapping[str, object]) -> None:
+            self._write(progress_line(name, pace, facts))
+
+        return _TimedStage(tell, self._interval_s, self._clock)
 
     def note(self, name: str, text: str) -> None:
         """Writes one line on a stage."""
@@ -180,15 +201,79 @@ class TerminalDisplay:
         self._bars.console.print(f"{name:<18}  {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-@contextmanager
-def open_display(stream: TextIO | None = None) -> Generator[Display]:
-    """The display that suits the stream: live on a terminal, plain lines elsewhere. `NO_COLOR` is honoured.
+class LogDisplay:
+    """A record of the log per event and per interval.
 
     Args:
-        stream: where to show; standard error by default, so that standard output holds results alone.
+        interval_s: seconds between two records of a stage.
+        clock: seconds, monotonic.
     """
-    target = stream or sys.stderr
-    if not target.isatty():
+
+    def __init__(self, interval_s: float = _INTERVAL_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval_s, self._clock = interval_s, clock
+        self._logger = logging.getLogger(PROGRESS_LOGGER)
+
+    def stage(self, name: str) -> Progress:
+        """Opens a stage; its first report is logged at once."""
+
+        def tell(pace: Pace, facts: Mapping[str, object]) -> None:
+            fields = {"done": pace.done, "total": pace.total, "per_second": pace.per_second, **facts}
+            line = " ".join(progress_line(name, pace, facts).split())
+            self._logger.info("%s", line, extra={"fields": fields, "origin": {"stage": name}})
+
+        return _TimedStage(tell, self._interval_s, self._clock)
+
+    def note(self, name: str, text: str) -> None:
+        """Logs one thing about a stage."""
+        self._logger.info("%s: %s", name, text, extra={"origin": {"stage": name}})
+
+
+class Displays:
+    """Several displays at once."""
+
+    def __init__(self, displays: Sequence[Display]) -> None:
+        self._displays = displays
+
+    def stage(self, name: str) -> Progress:
+        """Opens a stage on all of them."""
+        return _Stages([display.stage(name) for display in self._displays])
+
+    def note(self, name: str, text: str) -> None:
+        """Says one thing about a stage on all of them."""
+        for display in self._displays:
+            display.note(name, text)
+
+
+class _Stages:
+    def __init__(self, stages: Sequence[Progress]) -> None:
+        self._stages = stages
+
+    def update(self, done: int, total: int, **facts: object) -> None:
+        for stage in self._stages:
+            stage.update(done, total, **facts)
+
+
+@contextmanager
+def open_display(stream: TextIO | None = None) -> Generator[Display]:
+    """The display that suits the log and the stream.
+
+    Where every line of the log has to be JSON, progress is a part of the log; a log file gets it too.
+
+    Args:
+        stream: where people look; standard error by default, so that standard output holds results alone.
+    """
+    settings = log_settings()
+    if settings.json_on_stderr:
+        yield LogDisplay()
+        return
+    with _open_for_people(stream or sys.stderr) as display:
+        yield display if settings.file is None else Displays([display, LogDisplay()])
+
+
+@contextmanager
+def _open_for_people(target: TextIO) -> Generator[Display]:
+    """Live on a terminal, plain lines elsewhere, colour or not. `NO_COLOR` is honoured."""
+    if not is_live(target):
         yield PlainDisplay(target)
         return
     from rich.console import Console

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import cast
+from types import MappingProxyType
+from typing import Protocol
 
+from jobs.code_version import code_version
 from jobs.display import Display, format_seconds
 from pipelines.progress import Progress
-from storage.errors import InfrastructureError, ObjectNotFound
+from storage.errors import InfrastructureError, UsageError
 from storage.keys import Json
 from storage.manifest import read_manifest
 from storage.objects import Objects
+from storage.stage_notes import StageNote, read_note, write_note
 
-__all__ = ["Located", "Outcome", "Outputs", "Stage", "State", "Timings", "run_stages"]
+__all__ = ["FlowWatch", "Located", "Outcome", "Outputs", "Stage", "State", "Timings", "run_stages"]
 
 logger = logging.getLogger(__name__)
-
-_TIMINGS_VERSION = 1
 
 
 class State(StrEnum):
@@ -104,7 +104,7 @@ class Outcome:
 
 
 class Timings:
-    """Seconds that each output took, kept beside the outputs since those hold no clock.
+    """What is noted of each output's making, kept beside the outputs since those hold no clock.
 
     Args:
         objects: prefix of the notes, one small JSON file per output.
@@ -115,27 +115,53 @@ class Timings:
 
     def read(self, key: str) -> tuple[float | None, int]:
         """Seconds of the run that made the output (None: unknown) and the number of starts."""
-        try:
-            note = cast("dict[str, object]", json.loads(self._objects.read(f"{key}.json")))
-        except (ObjectNotFound, ValueError):
-            return None, 0
-        seconds, num_starts = note.get("seconds"), note.get("num_starts")
-        known = isinstance(seconds, int | float)
-        return float(cast("float", seconds)) if known else None, num_starts if isinstance(num_starts, int) else 0
+        note = read_note(self._objects, key)
+        return (None, 0) if note is None else (note.seconds, note.num_starts)
 
-    def start(self, key: str) -> int:
-        """Notes that an output is begun; returns which start this is, from 1."""
-        num_starts = self.read(key)[1] + 1
-        self._write(key, None, num_starts)
-        return num_starts
+    def start(self, key: str, inputs: Mapping[str, str]) -> StageNote:
+        """Notes that an output is begun, by which code and of what; returns the note."""
+        before = read_note(self._objects, key) or StageNote(None, 0)
+        code = tuple(dict.fromkeys([*before.code, code_version()]))
+        note = StageNote(None, before.num_starts + 1, code, inputs)
+        write_note(self._objects, key, note)
+        return note
 
-    def finish(self, key: str, seconds: float, num_starts: int) -> None:
+    def finish(self, key: str, seconds: float, note: StageNote) -> None:
         """Notes how long the start that finished the output took."""
-        self._write(key, seconds, num_starts)
+        write_note(self._objects, key, replace(note, seconds=seconds))
 
-    def _write(self, key: str, seconds: float | None, num_starts: int) -> None:
-        note = {"version": _TIMINGS_VERSION, "seconds": seconds, "num_starts": num_starts}
-        self._objects.put(f"{key}.json", json.dumps(note).encode())
+
+class FlowWatch(Protocol):
+    """Is told what happens to stages."""
+
+    def looking_at(self, stage: Stage) -> AbstractContextManager[None]:
+        """Held while a stage is looked at, and run if it is missing."""
+        ...
+
+    def running(
+        self, stage: Stage, located: Located, inputs: Mapping[str, str], progress: Progress
+    ) -> AbstractContextManager[Progress]:
+        """Held while a stage runs, which reports to the progress that this gives; `inputs` are keys by stage."""
+        ...
+
+    def settled(self, outcome: Outcome) -> None:
+        """Told what became of a stage."""
+        ...
+
+
+class _Unwatched:
+    def looking_at(self, stage: Stage) -> AbstractContextManager[None]:
+        del stage
+        return nullcontext()
+
+    def running(
+        self, stage: Stage, located: Located, inputs: Mapping[str, str], progress: Progress
+    ) -> AbstractContextManager[Progress]:
+        del stage, located, inputs
+        return nullcontext(progress)
+
+    def settled(self, outcome: Outcome) -> None:
+        pass
 
 
 def run_stages(
@@ -143,7 +169,9 @@ def run_stages(
     display: Display,
     timings: Timings,
     session: Callable[[], AbstractContextManager[None]],
-    on_outcome: Callable[[Sequence[Outcome]], None] = lambda outcomes: None,
+    watch: FlowWatch | None = None,
+    only: Collection[str] | None = None,
+    given: Outputs = MappingProxyType({}),
 ) -> tuple[list[Outcome], dict[str, Located]]:
     """Runs what is missing, in order.
 
@@ -152,35 +180,67 @@ def run_stages(
         display: where progress is shown.
         timings: where seconds are kept.
         session: opens the Ray session; entered at most once, and only if a missing stage needs it.
-        on_outcome: told all outcomes so far after each stage.
+        watch: told what happens.
+        only: commands that may do work; outputs of the others have to be there if anything reads them. None: all.
+        given: outputs that are there already, of stages that aren't among these.
 
     Returns:
-        One outcome per stage, and the outputs by the stage's name.
+        One outcome per stage whose output is there, and the outputs by the stage's name, those given among them.
 
     Raises:
+        UsageError: a stage of `only` reads an output that is missing and that nobody may make.
         InfrastructureError: a stage returned but its output isn't there.
         SailloftError: whatever a stage raises.
     """
+    watch = watch or _Unwatched()
     outcomes: list[Outcome] = []
-    outputs: dict[str, Located] = {}
+    outputs: dict[str, Located] = dict(given)
+    absent: dict[str, Stage] = {}
     with ExitStack() as stack:
         in_session = False
         for stage in stages:
             progress = display.stage(stage.name)
-            located = stage.locate(outputs, progress)
-            assert located is not None, stage.name
-            if stage.complete(outputs, located):
-                outcome = _outcome(stage, located, State.PRESENT, timings)
-                display.note(stage.name, "present, nothing to do")
-            else:
-                if stage.needs_ray and not in_session:
-                    stack.enter_context(session())
-                    in_session = True
-                outcome = _run(stage, outputs, located, display, progress, timings)
+            with watch.looking_at(stage):
+                located = _located(stage, outputs, absent, progress, only)
+                if located is None:
+                    absent[stage.name] = stage
+                    continue
+                if stage.complete(outputs, located):
+                    outcome = _outcome(stage, located, State.PRESENT, timings)
+                    display.note(stage.name, "present, nothing to do")
+                else:
+                    if stage.needs_ray and not in_session:
+                        stack.enter_context(session())
+                        in_session = True
+                    outcome = _run(stage, outputs, located, display, progress, timings, watch)
             outputs[stage.name] = located
             outcomes.append(outcome)
-            on_outcome(outcomes)
+            watch.settled(outcome)
     return outcomes, outputs
+
+
+def _located(
+    stage: Stage, outputs: Outputs, absent: Mapping[str, Stage], progress: Progress, only: Collection[str] | None
+) -> Located | None:
+    """Where a stage's output lies; None: it isn't there, and nobody may make it."""
+    lacking = [absent[name] for name in stage.inputs if name in absent]
+    if only is not None and stage.command not in only:
+        located = None if lacking else stage.locate(outputs, progress)
+        return located if located is not None and stage.complete(outputs, located) else None
+    if lacking:
+        raise _lacks(stage, lacking)
+    located = stage.locate(outputs, progress)
+    assert located is not None, stage.name
+    return located
+
+
+def _lacks(stage: Stage, lacking: Sequence[Stage]) -> UsageError:
+    names = ", ".join(item.name for item in lacking)
+    commands = ",".join(dict.fromkeys(item.command for item in lacking))
+    return UsageError(
+        f"{stage.name}: expected the output of {names}, which it reads, found none; run that first, or add "
+        f"{commands} to --stages"
+    )
 
 
 def _outcome(stage: Stage, located: Located, state: State, timings: Timings) -> Outcome:
@@ -189,19 +249,27 @@ def _outcome(stage: Stage, located: Located, state: State, timings: Timings) -> 
 
 
 def _run(
-    stage: Stage, outputs: Outputs, located: Located, display: Display, progress: Progress, timings: Timings
+    stage: Stage,
+    outputs: Outputs,
+    located: Located,
+    display: Display,
+    progress: Progress,
+    timings: Timings,
+    watch: FlowWatch,
 ) -> Outcome:
-    num_starts = timings.start(located.key)
+    inputs = {name: outputs[name].key for name in stage.inputs}
+    note = timings.start(located.key, inputs)
     logger.info("%s begins: %s", stage.name, located.objects.url)
     start_s = time.perf_counter()
-    stage.run(outputs, located, progress)
+    with watch.running(stage, located, inputs, progress) as watched:
+        stage.run(outputs, located, watched)
     seconds = round(time.perf_counter() - start_s, 3)
     if not stage.complete(outputs, located):
         raise InfrastructureError(
             f"{stage.name}: expected a finished output at {located.objects.url} after the stage, found none; "
             "was the workspace changed by somebody else? Run the command again"
         )
-    timings.finish(located.key, seconds, num_starts)
-    again = f" (begun {num_starts} times)" if num_starts > 1 else ""
+    timings.finish(located.key, seconds, note)
+    again = f" (begun {note.num_starts} times)" if note.num_starts > 1 else ""
     display.note(stage.name, f"done in {format_seconds(seconds)}{again}")
     return _outcome(stage, located, State.RAN, timings)

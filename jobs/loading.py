@@ -5,18 +5,20 @@ from __future__ import annotations
 import difflib
 import re
 import typing
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from jobs.secret_marks import refuse_secrets
 from storage.errors import UsageError
 from storage.recipe import NodeError
 
 __all__ = [
     "RECIPES_FOLDER",
+    "absent_file",
     "apply_override",
     "merge",
     "packaged_recipes",
@@ -35,8 +37,18 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 _SIMILARITY = 0.5  # difflib ratio; `num_step` against `num_steps` is 0.94, `lr` against `learning_rate` 0.27
 
 
+_MAX_NODES = 100_000
+"""Of a document with its aliases written out; the largest packaged recipe has some hundred."""
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """The safe loader of PyYAML, which in addition refuses a key given twice (PyYAML keeps the last)."""
+    """The safe loader of PyYAML, which in addition refuses a key given twice (PyYAML keeps the last), and
+    aliases that multiply: they are a few objects to PyYAML, but whoever walks the tree later meets them all."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        """Builds the document after making sure that it stays small with its aliases written out."""
+        _check_size(node)
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Builds a mapping after making sure that its plain keys are distinct."""
@@ -49,6 +61,47 @@ class _StrictLoader(yaml.SafeLoader):
                     )
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep=deep)
+
+
+def _load(text: str) -> object:
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+
+
+def _check_size(document: yaml.Node) -> None:
+    """Counts each node once and adds the sums up, so that the check itself costs what the file's length costs."""
+    sizes: dict[int, int | None] = {}  # None: begun, not yet summed up
+
+    def size(node: yaml.Node) -> int:
+        known = sizes.get(id(node), 0)
+        if known is None:
+            raise yaml.constructor.ConstructorError(
+                None, None, "an alias stands inside its own anchor; write the values out", node.start_mark
+            )
+        if known == 0:
+            sizes[id(node)] = None
+            known = sizes[id(node)] = 1 + sum(map(size, _children(node)))
+            if known > _MAX_NODES:
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"with its aliases written out there are more than {_MAX_NODES:,} values; write out what is needed",
+                    node.start_mark,
+                )
+        return known
+
+    size(document)
+
+
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key
+            yield value
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -83,10 +136,22 @@ def _locate(recipe: str, folder: Path) -> Path:
     path = folder / recipe
     if path.is_file():
         return path.resolve()
-    names = [*packaged, *(str(other) for other in path.parent.glob("*.yaml"))]
-    raise UsageError(
-        f"no recipe {recipe!r}: expected a YAML file or one of {', '.join(packaged)}{_nearest(recipe, names)}"
-    )
+    raise UsageError(absent_file("recipe", recipe, path, packaged))
+
+
+def absent_file(what: str, name: str, path: Path, packaged: Iterable[str]) -> str:
+    """What to say where neither a YAML file nor something that comes along has a name.
+
+    Args:
+        what: such as `recipe`.
+        name: as the user gave it.
+        path: that it would have as a file.
+        packaged: names of what comes along.
+    """
+    known = sorted(packaged)
+    near = _nearest(name, [*known, *(str(other) for other in path.parent.glob("*.yaml"))])
+    found = " is a folder" if path.is_dir() else ""
+    return f"no {what} {name!r}{found}{near or ':'} expected a YAML file or one of {', '.join(known)}"
 
 
 def _read_chain(path: Path, children: tuple[Path, ...]) -> Tree:
@@ -109,7 +174,7 @@ def read_yaml(path: Path) -> Tree:
         UsageError: it can't be read, or holds no mapping.
     """
     try:
-        loaded: object = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        loaded: object = _load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe {path} can't be read: {error}") from error
     except yaml.YAMLError as error:
@@ -182,7 +247,7 @@ def apply_override(tree: Tree, override: str) -> Tree:
     if not separator or not all(steps):
         raise UsageError(f"override {override!r}: expected field=value, such as training.num_steps=100")
     try:
-        value: object = yaml.load(text, Loader=_StrictLoader)
+        value: object = _load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"override {override!r}: the value isn't valid YAML: {_one_line(error)}") from error
     return cast("Tree", _override_node(tree, steps, value, override))
@@ -220,9 +285,16 @@ def validate_recipe(model: type[ModelT], tree: Mapping[str, object], recipe: str
         recipe: what the user called the recipe; opens the error message.
 
     Raises:
-        UsageError: one line per wrong field, with its full name, what was expected, what was found, and for an
-            unknown name the nearest known one.
+        UsageError: a secret among the settings; or one line per wrong field, with its full name, what was expected,
+            what was found, and for an unknown name the nearest known one.
     """
+    # Before all else: what is wrong with a field is told with its value.
+    refuse_secrets(
+        tree,
+        f"recipe {recipe}",
+        "a recipe is stored, shown and sent as it stands: give credentials by the environment (AWS_*, "
+        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)",
+    )
     try:
         return model.model_validate(tree)
     except ValidationError as error:

@@ -19,6 +19,7 @@ from pipelines.progress import NullProgress
 from pipelines.training.forecast import TrainingForecast, forecast_training
 from storage.corpus import Corpus
 from storage.keys import Json
+from storage.stage_notes import STAGE_NOTES
 from storage.stored_features import Codec
 from teachers.registry import TeacherConfig
 
@@ -95,7 +96,7 @@ def plan_recipe(recipe: Recipe, num_probe: int = 0, verbose: bool = False) -> Re
     workspace = open_workspace(recipe)
     if not _has_roots(recipe):
         return RecipePlan(recipe.name, (), (), False, _training(recipe, None))
-    outputs, shown = _look(plan_stages(recipe, Timings(workspace.child("runs/times"))))
+    outputs, shown = _look(plan_stages(recipe, Timings(workspace.child(STAGE_NOTES))))
     corpus = outputs.get("curate")
     if corpus is None or not corpus.complete:
         return RecipePlan(recipe.name, shown, (), False, _training(recipe, None))
@@ -150,7 +151,7 @@ def _forecast(
     return forecast_teaching(
         teacher.kind,
         missing.counts,
-        missing.plan,
+        missing.plans,
         missing.num_channels,
         recipe.features,
         recipe.costs,

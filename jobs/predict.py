@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -11,21 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from safetensors import SafetensorError
+from PIL import Image
 
+from jobs.colour import wants_colour
 from jobs.pointing import Pointed
-from model.checkpoint import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, load_config
 from model.drawing import MASK_COLOURS, draw_masks
-from model.pictures import as_rgb
-from model.predictor import Answer, Predictor
+from model.predictor import Answer
 from model.regions import region_mask
-from storage.errors import DataError, ObjectNotFound, UsageError
+from pipelines.asking import load_predictor, upright_image, upright_rgb
+from storage.errors import UsageError
 from storage.masks import encode_mask
-from storage.objects import Objects
 
 __all__ = ["Asked", "answer_json", "answer_lines", "predict"]
 
@@ -63,27 +59,28 @@ def predict(asked: Asked) -> None:
 
     Raises:
         UsageError: a picture, region, text, output or checkpoint that can't be used.
+        ObjectNotFound: no checkpoint there.
     """
     _check_text(asked.text, asked.pointed)
     _check_output(asked.output, asked.image)
-    pixels = _read_picture(asked.image)
+    pixels = upright_rgb(f"picture {asked.image}", asked.image)
     regions = [_region(number, pointed, pixels) for number, pointed in enumerate(asked.pointed, 1)]
-    predictor = _load(asked.checkpoint, asked.device)
+    predictor = load_predictor(asked.checkpoint, asked.device)
     known = len(predictor.tokenizer.visual_prompts)
     if len(regions) > known:
         raise UsageError(f"regions: expected at most {known}, which this student can tell apart, got {len(regions)}")
-    is_live = sys.stdout.isatty() and not asked.as_json
-    on_text: Callable[[str], None] | None = _show_piece if is_live else None
+    is_streamed = sys.stdout.isatty() and not asked.as_json
+    on_text: Callable[[str], None] | None = _show_piece if is_streamed else None
     answer = predictor.predict(pixels, asked.text, regions, asked.max_new_tokens, on_text)
     if asked.output is not None:
         _write(draw_masks(pixels, answer.masks, regions), asked.output)
     if asked.as_json:
         typer.echo(answer_json(answer, pixels.shape[:2]))
         return
-    typer.echo("" if is_live else _printable(answer.text))
-    is_coloured = is_live and asked.output is not None and not os.environ.get("NO_COLOR")
+    typer.echo("" if is_streamed else _printable(answer.text))
+    is_coloured = asked.output is not None and wants_colour(sys.stdout)
     for line in answer_lines(answer, is_coloured):
-        typer.echo(line)
+        typer.echo(line, color=is_coloured)
     if asked.output is not None:
         typer.echo(f"picture: {asked.output}")
 
@@ -142,36 +139,13 @@ def _check_output(output: Path | None, image: Path) -> None:
     known = Image.registered_extensions()
     if known.get(output.suffix.lower()) not in Image.SAVE:
         raise UsageError(
-            f"--output {output}: expected a name that ends like a picture's, got {output.suffix or 'no ending'!r}; "
+            f"--to {output}: expected a name that ends like a picture's, got {output.suffix or 'no ending'!r}; "
             "end it in .png"
         )
     if not output.parent.is_dir():
-        raise UsageError(f"--output {output}: expected a folder {output.parent}, found none; make it first")
+        raise UsageError(f"--to {output}: expected a folder {output.parent}, found none; make it first")
     if output.exists() and image.exists() and output.samefile(image):
-        raise UsageError(f"--output {output}: expected another file than the picture itself; choose another name")
-
-
-def _open(what: str, path: Path) -> Image.Image:
-    """An image file in memory, upright as viewers show it."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError:
-        raise UsageError(f"{what} {path}: expected an image file, found none; correct the path") from None
-    # PIL tells of broken files in all these ways.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(
-            f"{what} {path}: expected an image that PIL can read, got: {error}; convert it to PNG or JPEG"
-        ) from error
-
-
-def _read_picture(path: Path) -> NDArray[np.uint8]:
-    image = _open("picture", path)
-    try:
-        return as_rgb(image)
-    except ValueError as error:
-        raise UsageError(f"picture {path}: {error}; or save it with 8 bits a channel") from error
+        raise UsageError(f"--to {output}: expected another file than the picture itself; choose another name")
 
 
 def _region(number: int, pointed: Pointed, pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -187,7 +161,7 @@ def _region(number: int, pointed: Pointed, pixels: NDArray[np.uint8]) -> NDArray
 
 
 def _read_mask(pointed: Pointed, height: int, width: int) -> NDArray[np.bool_]:
-    image = _open("--mask", Path(pointed.value))
+    image = upright_image(f"--mask {pointed.value}", pointed.value)
     if image.size != (width, height):
         raise UsageError(
             f"{pointed}: expected the picture's size, {width} x {height} px (width x height), got "
@@ -203,41 +177,10 @@ def _read_mask(pointed: Pointed, height: int, width: int) -> NDArray[np.bool_]:
     return np.asarray(image.convert("L")) > 0
 
 
-def _load(checkpoint: str, device: str) -> Predictor:
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        found = str(error).partition("\n")[0]
-        raise UsageError(f"--device {device}: expected a device of this machine, got: {found}; try cpu") from error
-    objects = Objects.open(checkpoint)
-    expected = f"expected a folder or URL with {CONFIG_FILE}, {WEIGHTS_FILE} and {TOKENIZER_FILE} of a student"
-    try:
-        load_config(objects)
-    except ObjectNotFound:
-        raise UsageError(
-            f"CHECKPOINT {checkpoint}: {expected}, found no {CONFIG_FILE}; `sailloft run RECIPE --dry-run` shows on "
-            "the line of train where a recipe's checkpoint lies"
-        ) from None
-    except DataError as error:
-        raise UsageError(f"CHECKPOINT {error}") from error
-    except ValueError as error:
-        raise UsageError(
-            f"CHECKPOINT {checkpoint}: {expected}, got another {CONFIG_FILE}: {error}; name the folder of a student"
-        ) from error
-    try:
-        return Predictor.load(objects, device)
-    except ObjectNotFound as error:
-        raise UsageError(f"CHECKPOINT {checkpoint}: {expected}, got: {error}") from error
-    except SafetensorError as error:
-        raise DataError(
-            f"CHECKPOINT {checkpoint}: expected whole weights, got: {error}; copy or train them again"
-        ) from error
-
-
 def _write(picture: Image.Image, output: Path) -> None:
     try:
         picture.save(output)
     except OSError as error:
         raise UsageError(
-            f"--output {output}: expected a file that can be written, got: {error}; choose another place"
+            f"--to {output}: expected a file that can be written, got: {error}; choose another place"
         ) from error

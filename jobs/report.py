@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import cast
 
 from jobs.config import Recipe
 from jobs.flow import Outputs, Timings
 from pipelines.evaluation.inference import read_predictions
 from pipelines.report import ReportInputs
-from pipelines.training.notes import SPEED, VALIDATION, read_notes, training_logs
+from pipelines.training.notes import SPEED, VALIDATION, read_metrics, read_notes, training_logs
 from storage.corpus import Corpus
 from storage.errors import InfrastructureError
 from storage.features import FeatureStore
@@ -19,8 +17,6 @@ from storage.manifest import Manifest, read_manifest
 from storage.objects import Objects
 
 __all__ = ["report_inputs", "shown_recipe"]
-
-_METRICS = "metrics.jsonl"
 
 
 def shown_recipe(recipe: Recipe) -> dict[str, Json]:
@@ -51,7 +47,7 @@ def report_inputs(recipe: Recipe, outputs: Outputs, timings: Timings) -> ReportI
         ],
         evaluations=[_manifest(evaluation)],
         predictions=read_predictions(evaluation),
-        metrics=_metrics(outputs["train"].objects),
+        metrics=read_metrics(outputs["train"].objects),
         validation=read_notes(logs, VALIDATION),
         speed=read_notes(logs, SPEED),
         stage_seconds={name: timings.read(located.key)[0] for name, located in outputs.items()},
@@ -66,8 +62,3 @@ def _manifest(objects: Objects) -> Manifest:
     if manifest is None:
         raise InfrastructureError(f"{objects.url}: the output is gone; run the same command again")
     return manifest
-
-
-def _metrics(checkpoint: Objects) -> list[Mapping[str, object]]:
-    lines = checkpoint.read(_METRICS).decode().splitlines()
-    return [cast("dict[str, object]", json.loads(line)) for line in lines]

@@ -7,28 +7,40 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import cast
 
 from pydantic import Field
 
+from jobs.logs import adopt_loggers, log_settings
 from storage.errors import InfrastructureError, SailloftError
 from storage.recipe import RecipeModel
 
-__all__ = ["RAY_ENVIRONMENT", "ClusterConfig", "interruptible", "plain_errors", "ray_session", "set_ray_environment"]
+__all__ = [
+    "CLUSTER_ENVIRONMENT",
+    "RAY_ENVIRONMENT",
+    "ClusterConfig",
+    "one_session",
+    "plain_errors",
+    "ray_session",
+    "set_ray_environment",
+]
 
 logger = logging.getLogger(__name__)
 
-RAY_ENVIRONMENT = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a local node listens on loopback, not on the network's address
+CLUSTER_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default, and it warns without
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # the stages report their own progress
 }
-"""What Ray finds in the environment of a local session; a value that the user has set stays."""
+"""What Ray finds in the environment of every process; a value that the user has set stays."""
+RAY_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node listens on loopback, not on the network's address
+    **CLUSTER_ENVIRONMENT,
+}
+"""What Ray finds in the environment of a local session."""
 
 _MIN_LOGICAL_CPUS = 4
 """Two train workers of one CPU and a Ray Data pool starve each other on 2; CPUs are only counted, not pinned."""
@@ -42,14 +54,23 @@ class ClusterConfig(RecipeModel):
     job, else a session of its own on this machine."""
     num_cpus: int | None = Field(default=None, gt=0)
     """Logical CPUs of a session of its own; null: those of the machine, at least 4."""
+    runtime_env: str | None = None
+    """Ray runtime environment of jobs that are handed in: path of a YAML file, or the name of one that comes along,
+    such as `sam2`; null: the cluster's own libraries."""
 
 
 _MAX_STARTS = 3
+_TOKEN_FOLDER = "/.ray"
+"""In the user's home, where Ray keeps the token of its sessions."""
 
 
-def set_ray_environment() -> None:
-    """Sets `RAY_ENVIRONMENT` where the user has not; takes effect if called before Ray is imported."""
-    for name, value in RAY_ENVIRONMENT.items():
+def set_ray_environment(local: bool = True) -> None:
+    """Sets `RAY_ENVIRONMENT` where the user has not; takes effect if called before Ray is imported.
+
+    Args:
+        local: whether the session is of this machine alone; processes of a cluster have to hear each other.
+    """
+    for name, value in (RAY_ENVIRONMENT if local else CLUSTER_ENVIRONMENT).items():
         os.environ.setdefault(name, value)
 
 
@@ -67,30 +88,29 @@ def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Generator[None
     Raises:
         InfrastructureError: the cluster can't be reached, or a local session doesn't start.
     """
-    set_ray_environment()
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    set_ray_environment(local=address == "local")
     if address == "local" and "ray" not in sys.modules:
         # What Ray does by itself, but then with a warning; once imported, it no longer looks.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
+    adopt_loggers()
     if ray.is_initialized():
         with plain_errors():
             yield
         return
     level = logging.INFO if verbose else logging.ERROR
+    # Ray shows the workers' lines behind prefixes of its own, which no program reads.
+    to_driver = verbose and not log_settings().json_on_stderr
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":
-            _start_local(cluster, level, verbose)
+            _start_local(cluster, level, to_driver)
         else:
-            ray.init(address=address, logging_level=level, log_to_driver=verbose)
+            ray.init(address=address, logging_level=level, log_to_driver=to_driver)
     except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
-        remedy = (
-            "check memory, /dev/shm and the logs of `session_latest` in Ray's temporary folder"
-            if address == "local"
-            else "check cluster.address"
-        )
+        remedy = _remedy(error, address)
         raise InfrastructureError(f"Ray at {address!r} could not be used: {error}; {remedy}") from error
     except SystemExit as end:
         # While Ray starts, a handler of its own is in place, which ends the process with the bare number.
@@ -102,13 +122,47 @@ def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Generator[None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there
         _calm_ray_data(verbose)
+        adopt_loggers()
         with plain_errors():
             yield
     finally:
         ray.shutdown()
 
 
-def _start_local(cluster: ClusterConfig, level: int, verbose: bool) -> None:
+def _remedy(error: Exception, address: str) -> str:
+    if isinstance(error, OSError) and str(error.filename or "").endswith(_TOKEN_FOLDER):
+        return "set HOME to a folder that can be written"
+    if address != "local":
+        return "check cluster.address"
+    return "`sailloft doctor` looks at memory and /dev/shm; Ray's temporary folder has logs in `session_latest`"
+
+
+@contextmanager
+def one_session(
+    cluster: ClusterConfig, verbose: bool = False, within: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Generator[Callable[[], AbstractContextManager[None]]]:
+    """A session for several pieces of work: opened by the first that asks for it, left behind the last.
+
+    Args:
+        cluster: see `ray_session`.
+        verbose: see `ray_session`.
+        within: held while the session is open.
+    """
+    with ExitStack() as stack:
+        is_open = False
+
+        def session() -> AbstractContextManager[None]:
+            nonlocal is_open
+            if not is_open:
+                stack.enter_context(ray_session(cluster, verbose))
+                stack.enter_context(within())
+                is_open = True
+            return nullcontext()
+
+        yield session
+
+
+def _start_local(cluster: ClusterConfig, level: int, log_to_driver: bool) -> None:
     """Starts a session of its own; again, if its node isn't up within the 30 s that Ray grants (a busy machine)."""
     import ray
 
@@ -119,7 +173,7 @@ def _start_local(cluster: ClusterConfig, level: int, verbose: bool) -> None:
                 num_cpus=_num_cpus(cluster),
                 include_dashboard=False,
                 logging_level=level,
-                log_to_driver=verbose,
+                log_to_driver=log_to_driver,
             )
         except Exception as error:
             if type(error) is not Exception:  # Ray's error for a late node is of no narrower type
@@ -204,31 +258,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         failures = list(cast("dict[int, object]", workers).values()) if isinstance(workers, dict) else []
         inner = [getattr(current, "cause", None), getattr(current, "controller_failure", None), current.__cause__]
         waiting.extend(item for item in (*failures, *inner) if isinstance(item, BaseException))
-
-
-@contextmanager
-def interruptible() -> Generator[None]:
-    """Ends the run in good order on Ctrl-C and SIGTERM: Ray stops, nothing half-written shows.
-
-    Both become a `SystemExit` with the shell's code (130, 143), raised where the program stands.
-
-    Outside the main thread, where handlers can't be set, nothing is changed.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def end(number: int, frame: FrameType | None) -> None:
-        del frame
-        for one in signals:  # a second one must not disturb the clean-up
-            signal.signal(one, signal.SIG_IGN)
-        sys.exit(128 + number)
-
-    previous = [signal.signal(one, end) for one in signals]
-    try:
-        yield
-    finally:
-        for one, handler in zip(signals, previous, strict=True):
-            signal.signal(one, handler)

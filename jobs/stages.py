@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 from jobs.config import Recipe
 from jobs.flow import Located, Outputs, Stage, Timings
@@ -10,7 +11,9 @@ from jobs.report import report_inputs, shown_recipe
 from pipelines.calibration.steps import calibration_key, codec_for, is_calibrated
 from pipelines.curation.config import CurationConfig
 from pipelines.curation.corpora import find_target
-from pipelines.distillation.forecast import ImageCounts, forecast_teaching
+from pipelines.curation.parents import LATEST
+from pipelines.curation.successors import in_place_of
+from pipelines.distillation.forecast import ImageCounts, PlanTotals, forecast_teaching
 from pipelines.distillation.plan import TeachPlan, coverage_key, coverage_path, feature_fingerprint, store_key
 from pipelines.distillation.teaching import store_description
 from pipelines.evaluation.config import evaluation_key
@@ -25,16 +28,46 @@ from pipelines.training.write_back import StoreToFill
 from storage.codecs import Codec
 from storage.corpus import Corpus
 from storage.errors import UsageError
+from storage.forgotten import forgotten_images
 from storage.objects import Objects
 from teachers.registry import TeacherCard, TeacherConfig, teacher_card
 
-__all__ = ["COMMANDS", "FORECASTS", "feature_store", "plan_stages", "store_codec", "teach_name"]
+__all__ = [
+    "COMMANDS",
+    "FORECASTS",
+    "evaluation_stage",
+    "feature_store",
+    "feature_stores",
+    "parse_commands",
+    "plan_stages",
+    "store_codec",
+    "teach_name",
+    "training_inputs",
+]
 
 FORECASTS = "runs/forecasts"
 """Prefix, below the workspace, of what each run of `teach` expected before it began."""
 
 COMMANDS = ("scenes", "curate", "teach", "train", "evaluate", "report")
 """Verbs of the command line in the order of the flow."""
+
+
+def parse_commands(text: str) -> tuple[str, ...]:
+    """Verbs of the command line from a list with commas, in the order of the flow; `curate` draws the scenes too.
+
+    Raises:
+        UsageError: an unknown verb, or none.
+
+    >>> parse_commands("teach, curate")
+    ('scenes', 'curate', 'teach')
+    """
+    given = {part.strip() for part in text.split(",") if part.strip()}
+    given |= {"scenes"} if "curate" in given else set()
+    unknown = sorted(given.difference(COMMANDS))
+    if unknown or not given:
+        found = ", ".join(unknown) or "none"
+        raise UsageError(f"--stages {text!r}: expected some of {', '.join(COMMANDS)}, got {found}")
+    return tuple(command for command in COMMANDS if command in given)
 
 
 def plan_stages(recipe: Recipe, timings: Timings, until: str | None = None) -> list[Stage]:
@@ -63,7 +96,7 @@ def plan_stages(recipe: Recipe, timings: Timings, until: str | None = None) -> l
         if mode == "cached" or (mode == "hybrid" and until == "teach"):
             stages.append(_teach(workspace, recipe, teacher))
     stages.append(_train(workspace, recipe))
-    stages.append(_evaluate(workspace, recipe))
+    stages.append(evaluation_stage(workspace, recipe))
     stages.append(_report(workspace, recipe, timings))
     last = len(COMMANDS) if until is None else COMMANDS.index(until)
     return [stage for stage in stages if COMMANDS.index(stage.command) <= last]
@@ -85,26 +118,38 @@ def _curate(workspace: Objects, recipe: Recipe) -> Stage:
     config = recipe.curation
     # Scenes have a content key of their own. A folder of somebody else's is read and hashed every time.
     own_scenes = recipe.scenes is not None and not config.root
-    hashed = not own_scenes or bool(config.parent) or any(s.root or s.image_root for s in config.sources)
+    elsewhere = not own_scenes or bool(config.parent) or any(s.root or s.image_root for s in config.sources)
+
+    @cache  # what is located is what is made
+    def forgotten() -> frozenset[str]:
+        return forgotten_images(workspace)
 
     def inputs(outputs: Outputs) -> dict[str, str] | None:
-        return None if hashed else {"scenes": outputs["scenes"].key}
+        return None if elsewhere else {"scenes": outputs["scenes"].key}
+
+    latest: dict[str, str | None] = {}
+    """URL of the corpus that the one of a key goes on from, as it was located: by now another may be the latest."""
 
     def rooted(outputs: Outputs) -> CurationConfig:
         return config.model_copy(update={"root": outputs["scenes"].objects.url}) if own_scenes else config
 
     def locate(outputs: Outputs, progress: Progress | None) -> Located | None:
-        if hashed and progress is None:
+        hashed = elsewhere or bool(forgotten())
+        if hashed and (progress is None or not (elsewhere or outputs["scenes"].complete)):
             return None
         if progress is not None and hashed:
             progress.update(0, 0, unit="reading the sources")
-        target = find_target(rooted(outputs), inputs(outputs))
+        corpora = workspace.child("curate")
+        target = in_place_of(find_target(rooted(outputs), inputs(outputs), forgotten(), corpora), corpora)
+        latest[target.key] = target.parent
         return Located(target.key, target.present or workspace.child(f"curate/{target.key}"))
 
     def run(outputs: Outputs, target: Located, progress: Progress) -> None:
         from pipelines.curation.pipeline import curate
 
-        curate(rooted(outputs), target.objects, progress, inputs(outputs))
+        parent = latest[target.key] if config.parent == LATEST else config.parent
+        curated = rooted(outputs).model_copy(update={"parent": parent})
+        curate(curated, target.objects, progress, inputs(outputs), forgotten())
 
     return Stage("curate", "curate", ("scenes",) if own_scenes else (), locate, run)
 
@@ -148,6 +193,19 @@ def feature_store(workspace: Objects, recipe: Recipe, teacher: TeacherConfig, co
     return Located(address, store, store)
 
 
+def feature_stores(workspace: Objects, recipe: Recipe, outputs: Outputs) -> dict[str, Located]:
+    """What training reads of each teacher's features, by the teacher's kind: what the store says of the corpus, or in
+    `hybrid` the store; nothing in `online`."""
+    mode = recipe.training.teacher_mode
+    found: dict[str, Located] = {}
+    for teacher in recipe.teachers:
+        if mode == "cached":
+            found[teacher.kind] = outputs[teach_name(teacher)]
+        elif mode == "hybrid" and (codec := store_codec(recipe, teacher, outputs)) is not None:
+            found[teacher.kind] = feature_store(workspace, recipe, teacher, codec)
+    return found
+
+
 def _teach(workspace: Objects, recipe: Recipe, teacher: TeacherConfig) -> Stage:
     def locate(outputs: Outputs, progress: Progress | None) -> Located | None:
         codec = store_codec(recipe, teacher, outputs)
@@ -162,9 +220,15 @@ def _teach(workspace: Objects, recipe: Recipe, teacher: TeacherConfig) -> Stage:
 
         corpus = Corpus.open(outputs["curate"].objects)
 
+        noted = False
+
         def note(images: ImageCounts, plan: TeachPlan) -> None:
-            num_channels = _card(teacher).num_channels
-            forecast = forecast_teaching(teacher.kind, images, plan, num_channels, recipe.features, recipe.costs)
+            nonlocal noted
+            if noted:
+                return  # a later part of the same run
+            noted, num_channels = True, _card(teacher).num_channels
+            plans = PlanTotals.of(plan).scaled(images.missing)
+            forecast = forecast_teaching(teacher.kind, images, plans, num_channels, recipe.features, recipe.costs)
             workspace.put(f"{FORECASTS}/{target.key}.json", json.dumps(forecast.to_json(), indent=1).encode())
 
         codec = store_codec(recipe, teacher, outputs)
@@ -215,7 +279,7 @@ def _train(workspace: Objects, recipe: Recipe) -> Stage:
 
     def complete(outputs: Outputs, target: Located) -> bool:
         """A run that was killed right behind its checkpoint has states to clear yet."""
-        return target.complete and next(iter(target.objects.child("state").list()), None) is None
+        return target.complete and next(target.objects.iterate("state"), None) is None
 
     return Stage("train", "train", ("curate", *_before_training(recipe)), locate, run, complete=complete)
 
@@ -283,18 +347,27 @@ def teach_name(teacher: TeacherConfig) -> str:
     return f"teach {teacher.kind}"
 
 
-def _evaluate(workspace: Objects, recipe: Recipe) -> Stage:
+def evaluation_stage(workspace: Objects, recipe: Recipe, name: str = "evaluate", student: str = "train") -> Stage:
+    """The stage that scores a student on the corpus.
+
+    Args:
+        workspace: of the recipe.
+        recipe: whose benchmarks are asked.
+        name: of the stage.
+        student: name of the output that is its checkpoint.
+    """
+
     def locate(outputs: Outputs, progress: Progress | None) -> Located:
-        key = evaluation_key(recipe.evaluation, outputs["curate"].key, outputs["train"].key)
+        key = evaluation_key(recipe.evaluation, outputs["curate"].key, outputs[student].key)
         return Located(key, workspace.child(f"evaluate/{key}"))
 
     def run(outputs: Outputs, target: Located, progress: Progress) -> None:
         from pipelines.evaluation.pipeline import evaluate
 
         corpus = Corpus.open(outputs["curate"].objects)
-        evaluate(corpus, outputs["train"].objects, recipe.evaluation, target.objects, progress)
+        evaluate(corpus, outputs[student].objects, recipe.evaluation, target.objects, progress)
 
-    return Stage("evaluate", "evaluate", ("curate", "train"), locate, run)
+    return Stage(name, "evaluate", ("curate", student), locate, run)
 
 
 def _report(workspace: Objects, recipe: Recipe, timings: Timings) -> Stage:

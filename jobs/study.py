@@ -1,37 +1,37 @@
-"""`sailloft study`: the same recipe with one thing changed at a time, over several seeds, as a table with intervals.
-
-Runs are ordinary runs: each stage lies under its content address, so that a study which was interrupted goes on, two
-studies share what they have in common, and a study that is complete only prints its table again.
-"""
+"""What a study is: a recipe with one thing changed at a time, over several seeds, and what is asked of it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from jobs.config import Recipe
-from jobs.display import Display
-from jobs.loading import apply_override, merge, read_recipe_tree, read_yaml, validate_recipe
-from jobs.runner import open_workspace, run_recipe
-from jobs.study_table import Measured, StudyResult
-from pipelines.evaluation.records import Score, Variant
-from pipelines.report.scores import score_rows
-from storage.errors import InfrastructureError, UsageError
-from storage.keys import Json, content_key
-from storage.manifest import read_manifest
-from storage.objects import Objects
+from jobs.loading import absent_file, apply_override, merge, read_recipe_tree, read_yaml, validate_recipe
+from pipelines.evaluation.records import Variant
+from storage.errors import UsageError
 from storage.recipe import RecipeModel
 
-__all__ = ["STUDIES_FOLDER", "Study", "StudyMetric", "StudyRun", "load_study", "packaged_studies", "run_study"]
+__all__ = [
+    "STUDIES_FOLDER",
+    "Expectation",
+    "Study",
+    "StudyChart",
+    "StudyClaim",
+    "StudyMetric",
+    "StudyRun",
+    "load_study",
+    "packaged_studies",
+    "parse_names",
+    "parse_seeds",
+]
 
 STUDIES_FOLDER = Path(__file__).parent / "studies"
 """Folder of the studies that come with the package."""
-
-_KEY_DIGITS = 16
 
 Tree = dict[str, object]
 
@@ -63,6 +63,68 @@ class StudyMetric(RecipeModel):
     """Variant whose score is taken."""
 
 
+class Expectation(StrEnum):
+    """What a claim says of the difference between two runs, by its 95 % interval."""
+
+    MORE = "more"
+    """All of it lies above 0."""
+    LESS = "less"
+    """All of it lies below 0."""
+    WITHIN = "within"
+    """All of it lies within `margin` of 0."""
+    NOT_LESS = "not_less"
+    """All of it lies above `margin` below 0: no loss worth the name."""
+    NOT_MORE = "not_more"
+    """All of it lies below `margin` above 0."""
+    STATED = "stated"
+    """Nothing; the difference is told."""
+
+
+class StudyClaim(RecipeModel):
+    """Something that the study is to show or to refute."""
+
+    text: str
+    """The claim, in a few words."""
+    run: str
+    """The run that it is about."""
+    than: str
+    """The run that it is compared with, seed by seed."""
+    metric: str | None = None
+    """Label of the score that is compared; null: the steps in which both reach the last validation score of `than`."""
+    expects: Expectation
+    """What is claimed of `run` less `than`."""
+    margin: float | None = Field(default=None, gt=0)
+    """Of `within`, `not_less` and `not_more`, in units of the score."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What the whole interval has to lie between; of `stated` nothing."""
+        margin, expects = self.margin or 0.0, self.expects
+        from_below = expects in (Expectation.MORE, Expectation.WITHIN, Expectation.NOT_LESS)
+        from_above = expects in (Expectation.LESS, Expectation.WITHIN, Expectation.NOT_MORE)
+        low = 0.0 - margin if from_below else -math.inf  # not -0.0, which would be shown so
+        high = margin if from_above else math.inf
+        return low, high
+
+    @model_validator(mode="after")
+    def _has_margin(self) -> Self:
+        wanted = self.expects in (Expectation.WITHIN, Expectation.NOT_LESS, Expectation.NOT_MORE)
+        if (self.margin is not None) != wanted:
+            raise ValueError(f"margin: expected one with `within`, `not_less` and `not_more` alone, got {self.margin}")
+        return self
+
+
+class StudyChart(RecipeModel):
+    """Runs whose curves and scores are drawn together."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=32)
+    """Part of the file's name."""
+    title: str
+    """What stands above it."""
+    runs: tuple[str, ...] = Field(min_length=1, max_length=8)
+    """Which, in order."""
+
+
 class Study(RecipeModel):
     """A question, the runs that answer it, and what is measured."""
 
@@ -82,6 +144,13 @@ class Study(RecipeModel):
     """In the order in which they are made."""
     metrics: tuple[StudyMetric, ...] = Field(min_length=1)
     """What is measured."""
+    steps_to: tuple[str, ...] = ()
+    """Runs whose last validation score is a target: of each run it is told in how many steps it gets there. Needs
+    `training.validation`."""
+    claims: tuple[StudyClaim, ...] = ()
+    """What is to be shown; the table ends with a verdict on each."""
+    charts: tuple[StudyChart, ...] = ()
+    """What is drawn, beside the table."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -91,9 +160,54 @@ class Study(RecipeModel):
         for place, run in enumerate(self.runs):
             if run.starts_from is not None and run.starts_from not in names[:place]:
                 raise ValueError(f"runs.{place}.starts_from: expected a run further up, got {run.starts_from!r}")
-        if self.baseline not in [run.name for run in self.runs if run.scored]:
-            raise ValueError(f"baseline: expected the name of a run that is scored, got {self.baseline!r}")
+        scored = {run.name for run in self.runs if run.scored}
+        for field, name in self._named():
+            if name not in scored:
+                raise ValueError(f"{field}: expected the name of a run that is scored, got {name!r}")
+        labels = {metric.label for metric in self.metrics}
+        for place, claim in enumerate(self.claims):
+            if claim.metric is not None and claim.metric not in labels:
+                raise ValueError(f"claims.{place}.metric: expected the label of a metric, got {claim.metric!r}")
         return self
+
+    def _named(self) -> Iterator[tuple[str, str]]:
+        """Fields that name a run which is scored."""
+        yield "baseline", self.baseline
+        yield from ((f"steps_to.{place}", name) for place, name in enumerate(self.steps_to))
+        for place, claim in enumerate(self.claims):
+            yield from ((f"claims.{place}.run", claim.run), (f"claims.{place}.than", claim.than))
+        for place, chart in enumerate(self.charts):
+            yield from ((f"charts.{place}.runs", name) for name in chart.runs)
+
+    def chosen(self, only: Sequence[str]) -> list[StudyRun]:
+        """The runs of these names, and those that they start from, in the study's order; all, if none is named.
+
+        Raises:
+            UsageError: a name that the study hasn't.
+        """
+        by_name = {run.name: run for run in self.runs}
+        unknown = [name for name in only if name not in by_name]
+        if unknown:
+            raise UsageError(f"--only: expected runs of study {self.name} ({', '.join(by_name)}), got {unknown[0]!r}")
+        wanted = set(only or by_name)
+        for run in reversed(self.runs):  # what a run starts from stands further up
+            if run.name in wanted and run.starts_from is not None:
+                wanted.add(run.starts_from)
+        return [run for run in self.runs if run.name in wanted]
+
+    def chosen_seeds(self, seeds: Sequence[int]) -> tuple[int, ...]:
+        """The seeds that are asked for, or all.
+
+        Args:
+            seeds: some of the study's; empty: all.
+
+        Raises:
+            UsageError: a seed that the study hasn't.
+        """
+        unknown = [seed for seed in seeds if seed not in self.seeds]
+        if unknown:
+            raise UsageError(f"--seeds: expected seeds of study {self.name} {list(self.seeds)}, got {unknown[0]}")
+        return tuple(dict.fromkeys(seeds)) or self.seeds
 
     def recipe_of(self, run: StudyRun, seed: int, init: str | None, overrides: Sequence[str]) -> Recipe:
         """The recipe of one run.
@@ -132,70 +246,29 @@ def load_study(study: str) -> Study:
     packaged = packaged_studies()
     path = packaged.get(study, Path(study))
     if not path.is_file():
-        raise UsageError(f"no study {study!r}: expected a YAML file or one of {', '.join(packaged)}")
+        raise UsageError(absent_file("study", study, path, packaged))
     return validate_recipe(Study, read_yaml(path), study)
 
 
-def run_study(study: Study, overrides: Sequence[str], display: Display, verbose: bool = False) -> StudyResult:
-    """Makes whatever runs of a study are missing, and its table beside their outputs.
+def parse_names(text: str) -> tuple[str, ...]:
+    """Names from a list with commas.
 
-    Args:
-        study: what to run.
-        overrides: `FIELD=VALUE` for the recipe of all runs.
-        display: where progress is shown.
-        verbose: shows Ray's own messages.
+    >>> parse_names("plain, +sam2")
+    ('plain', '+sam2')
+    """
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds from a list with commas.
 
     Raises:
-        UsageError: a recipe of the study can't be used, or measures another thing than the study asks for.
-        SailloftError: whatever a stage raises.
+        UsageError: one of them is no whole number.
+
+    >>> parse_seeds("0,2")
+    (0, 2)
     """
-    measured: list[Measured] = []
-    keys: dict[str, Json] = {}
-    workspace: Objects | None = None
-    for seed in study.seeds:
-        checkpoints: dict[str, str] = {}
-        for run in study.runs:
-            init = None if run.starts_from is None else checkpoints[run.starts_from]
-            recipe = study.recipe_of(run, seed, init, overrides)
-            workspace = open_workspace(recipe)
-            display.note("study", f"{run.name}, seed {seed}")
-            result = run_recipe(recipe, display, "evaluate" if run.scored else "train", verbose)
-            urls = {outcome.name: outcome.url for outcome in result.outcomes}
-            seconds = {outcome.name: outcome.seconds for outcome in result.outcomes}
-            checkpoints[run.name] = urls["train"]
-            keys[f"{run.name}/{seed}"] = {outcome.name: outcome.key for outcome in result.outcomes}
-            scores = _scores(study, urls["evaluate"]) if run.scored else {}
-            measured.append(Measured(run.name, seed, recipe.training.num_steps, scores, seconds["train"]))
-    assert workspace is not None, "a study has runs"
-    result = StudyResult(
-        name=study.name,
-        question=study.question,
-        baseline=study.baseline,
-        metrics=tuple(metric.label for metric in study.metrics),
-        measured=tuple(measured),
-    )
-    folder = workspace.child(f"studies/{study.name}-{content_key(keys)[:_KEY_DIGITS]}")
-    record = {"study": study.model_dump(mode="json"), "overrides": list(overrides), "keys": keys, **result.to_json()}
-    folder.put("study.json", json.dumps(record, indent=1).encode())
-    folder.put("table.md", "\n".join(result.markdown()).encode() + b"\n")
-    return result
-
-
-def _scores(study: Study, url: str) -> Mapping[str, Score]:
-    """The study's scores among those of an evaluation, by their labels."""
-    manifest = read_manifest(Objects.open(url))
-    if manifest is None:
-        raise InfrastructureError(f"{url}: the evaluation is gone; run the same command again")
-    rows = [row for row in score_rows([manifest]) if row.overall]
-    found: dict[str, Score] = {}
-    for metric in study.metrics:
-        wanted = (metric.benchmark, metric.metric, metric.variant)
-        own = [row for row in rows if (row.benchmark, row.metric, row.variant) == wanted]
-        if not own:
-            have = sorted({f"{row.benchmark} {row.metric} {row.variant.value}" for row in rows})
-            raise UsageError(
-                f"study {study.name}: expected a score {' '.join(wanted)} of {url}, got {', '.join(have)}; add the "
-                "benchmark to the study's recipe"
-            )
-        found[metric.label] = own[0]
-    return found
+    try:
+        return tuple(int(part) for part in parse_names(text))
+    except ValueError:
+        raise UsageError(f"--seeds: expected whole numbers with commas between, got {text!r}") from None

@@ -1,10 +1,10 @@
-"""The table of a study: means over seeds, differences to the baseline, and how sure they are."""
+"""What a study measured: means over seeds, differences seed by seed, steps to a target, and how sure all that is."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import cast
 
 from scipy import stats
@@ -12,10 +12,13 @@ from scipy import stats
 from pipelines.evaluation.records import Score
 from storage.keys import Json
 
-__all__ = ["LEVEL", "Estimate", "Measured", "StudyResult", "mean_interval"]
+__all__ = ["LEVEL", "Estimate", "Measured", "StudyResult", "mean_interval", "steps_to_reach"]
 
 LEVEL = 0.95
 """Coverage of the intervals."""
+
+Curve = Sequence[tuple[int, float]]
+"""(steps done, score) pairs, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,13 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, digits: int = 3) -> str:
+        """The number and its interval with so many decimals."""
         if math.isnan(self.low):
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+            return f"{self.value:.{digits}f}"
+        return f"{self.value:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,75 +50,78 @@ class Measured:
     """By the label of the metric; empty for a run that isn't scored."""
     seconds: float | None
     """Wall time of its training; None: unknown."""
+    curve: tuple[tuple[int, float], ...] = ()
+    """Validation scores during training: steps done and cIoU; empty: none were taken."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Addresses of its outputs, by stage."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
-    """All that a study measured."""
+    """All that a study has measured so far."""
 
     name: str
     question: str
     baseline: str
     metrics: tuple[str, ...]
+    runs: tuple[str, ...]
+    """Names of the runs that are scored, in order, finished or not."""
+    seeds: tuple[int, ...]
+    """Seeds of each run, finished or not."""
     measured: tuple[Measured, ...]
 
     @property
-    def num_seeds(self) -> int:
-        """Seeds of each run."""
-        return len({one.seed for one in self.measured})
+    def missing(self) -> tuple[tuple[str, int], ...]:
+        """(run, seed) pairs that aren't finished."""
+        done = {(one.run, one.seed) for one in self.measured}
+        return tuple((run, seed) for run in self.runs for seed in self.seeds if (run, seed) not in done)
 
-    def runs(self) -> list[str]:
-        """Names of the runs that are scored, in order."""
-        return list(dict.fromkeys(one.run for one in self.measured if one.scores))
+    def finished_runs(self) -> list[str]:
+        """Names of the runs of which at least one seed is finished, in order."""
+        done = {one.run for one in self.measured if one.scores}
+        return [run for run in self.runs if run in done]
 
-    def values(self, run: str, metric: str) -> list[float]:
-        """Scores of a run, one per seed."""
-        return [one.scores[metric].value for one in self.measured if one.run == run]
+    def of(self, run: str) -> dict[int, Measured]:
+        """What a run gave, by seed."""
+        return {one.seed: one for one in self.measured if one.run == run}
+
+    def values(self, run: str, metric: str) -> dict[int, float]:
+        """Scores of a run, by seed."""
+        return {seed: one.scores[metric].value for seed, one in self.of(run).items() if one.scores}
 
     def estimate(self, run: str, metric: str) -> Estimate:
         """The mean over seeds; of a single seed its score, with the interval over pictures."""
-        if self.num_seeds > 1:
-            return mean_interval(self.values(run, metric))
-        (score,) = [one.scores[metric] for one in self.measured if one.run == run]
-        return Estimate(score.value, score.low, score.high)
+        scores = [one.scores[metric] for one in self.of(run).values()]
+        if len(scores) == 1:
+            return Estimate(scores[0].value, scores[0].low, scores[0].high)
+        return mean_interval([score.value for score in scores])
 
-    def difference(self, run: str, metric: str) -> Estimate:
-        """The mean difference to the baseline, seed by seed; of a single seed without an interval."""
-        pairs = zip(self.values(run, metric), self.values(self.baseline, metric), strict=True)
-        return mean_interval([own - other for own, other in pairs])
+    def difference(self, run: str, metric: str, than: str | None = None) -> Estimate | None:
+        """The mean difference to another run, seed by seed, over the seeds of which both are finished.
 
-    def markdown(self) -> list[str]:
-        """The table in Markdown, with what its intervals mean."""
-        headings = [heading for metric in self.metrics for heading in (metric, f"less {self.baseline}")]
-        lines = [f"| run | {' | '.join(headings)} |", f"|{'---|' * (1 + len(headings))}"]
-        for run in self.runs():
-            cells = [cell for metric in self.metrics for cell in self._cells(run, metric)]
-            lines.append(f"| {run} | {' | '.join(cells)} |")
-        return [f"{self.question}", "", *lines, "", self._caption(), *self._by_seed()]
+        Args:
+            run: which.
+            metric: label of the score.
+            than: the other run; None: the baseline.
 
-    def _cells(self, run: str, metric: str) -> tuple[str, str]:
-        difference = "" if run == self.baseline else str(self.difference(run, metric))
-        return str(self.estimate(run, metric)), difference
+        Returns:
+            Of a single seed without an interval; None if no seed of both is finished.
+        """
+        own, other = self.values(run, metric), self.values(than or self.baseline, metric)
+        pairs = [(own[seed], other[seed]) for seed in own if seed in other]
+        return mean_interval([one - two for one, two in pairs]) if pairs else None
 
-    def _caption(self) -> str:
-        if self.num_seeds > 1:
-            return (
-                f"Means over {self.num_seeds} seeds of training on the same pictures; {LEVEL:.0%} intervals by "
-                "Student's t over seeds, differences paired by seed."
-            )
-        return (
-            f"One seed: {LEVEL:.0%} intervals are over the evaluated pictures alone and say nothing of how far another "
-            "seed would lie."
-        )
+    def steps_to(self, run: str, target: str) -> dict[int, float | None]:
+        """Steps in which a run reaches the last validation score of another with the same seed, by seed.
 
-    def _by_seed(self) -> Iterator[str]:
-        if self.num_seeds == 1:
-            return
-        yield ""
-        for metric in self.metrics:
-            for run in self.runs():
-                values = ", ".join(f"{value:.3f}" for value in self.values(run, metric))
-                yield f"- {metric}, {run}: {values}"
+        None: it never does. Seeds without validation scores of both are left out.
+        """
+        own, other = self.of(run), self.of(target)
+        return {
+            seed: steps_to_reach(own[seed].curve, other[seed].curve[-1][1])
+            for seed in own
+            if seed in other and own[seed].curve and other[seed].curve
+        }
 
     def to_json(self) -> dict[str, Json]:
         """What was measured, as plain data."""
@@ -128,9 +138,11 @@ class StudyResult:
                     "num_steps": one.num_steps,
                     "seconds": one.seconds,
                     "scores": scores,
+                    "validation_cIoU": [[step, value] for step, value in one.curve],
+                    "keys": dict(one.keys),
                 }
             )
-        return {"measured": rows}
+        return {"measured": rows, "missing": [[run, seed] for run, seed in self.missing]}
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
@@ -153,3 +165,29 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Estimate:
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1) / count)
     half = float(stats.t.ppf((1 + level) / 2, count - 1)) * spread
     return Estimate(mean, mean - half, mean + half)
+
+
+def steps_to_reach(curve: Curve, target: float) -> float | None:
+    """Steps until a curve first reaches a score, linearly between the two validations around that.
+
+    A curve that is there at its first validation counts with the steps of that one: how it came there isn't known.
+
+    Args:
+        curve: validation scores, at least one.
+        target: the score to be reached.
+
+    Returns:
+        None if no validation reaches it.
+
+    >>> steps_to_reach([(100, 0.25), (200, 0.5), (300, 0.375)], 0.4375)
+    175.0
+    """
+    before: tuple[int, float] | None = None
+    for step, value in curve:
+        if value >= target:
+            if before is None:
+                return float(step)
+            share = (target - before[1]) / (value - before[1])
+            return before[0] + share * (step - before[0])
+        before = step, value
+    return None

@@ -1,62 +1,69 @@
-"""Hands a recipe to a cluster through the Ray Jobs API: its text travels, nothing else."""
+"""Hands a recipe to a cluster through the Ray Jobs API: its text travels, and what else the user says."""
 
 from __future__ import annotations
 
-import asyncio
 import fnmatch
-import json
 import os
-import platform
-import shlex
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 import yaml
 
-from jobs.session import set_ray_environment
-from storage.errors import InfrastructureError, UsageError
+from jobs.config import Recipe
+from jobs.submission.code_folder import RECIPE_NAME, CodeFolder, gather_code
+from jobs.submission.following import follow as follow_log
+from jobs.submission.following import follow_command
+from jobs.submission.order import Order, check_job_id
+from jobs.submission.runtime_env import read_runtime_env
+from jobs.submission.server import Job, JobServer
+from jobs.submission.versions import check_versions, probe_versions
+from jobs.told import Told
+from storage.errors import UsageError
+from storage.keys import Json
 
-if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
-
-__all__ = ["ClusterVersions", "Submission", "check_versions", "check_workspace", "passed_environment", "submit_recipe"]
-
-ResultT = TypeVar("ResultT")
+__all__ = [
+    "PASSED_BY_DEFAULT",
+    "Submission",
+    "Travels",
+    "attach",
+    "check_workspace",
+    "describe_order",
+    "make_order",
+    "passed_environment",
+    "submit_order",
+]
 
 PASSED_BY_DEFAULT = ("AWS_*",)
 """Names of the variables that a job gets from the submitter's environment, as shell patterns."""
 
-_PROBE = """
-import json, platform
-from importlib.metadata import PackageNotFoundError, version
-def of(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-print("sailloft-versions " + json.dumps({"python": platform.python_version(), "ray": of("ray"), "torch": of("torch"),
-    "sailloft": of("sailloft") or ("source" if __import__("importlib.util").util.find_spec("jobs") else None)}))
-"""
-_PROBE_TIMEOUT_S = 120.0
-_POLL_S = 0.5
-_RETRY_S = 2.0
-_MAX_TAIL_FAILURES = 5
+_OF_THIS_MACHINE = {
+    "AWS_CA_BUNDLE",
+    "AWS_CONFIG_FILE",
+    "AWS_PROFILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+}
+"""Variables that name files of this machine, or what stands in them; passed on by their own names alone."""
+_MAX_KEPT_OUT = 30
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterVersions:
-    """Versions as the cluster's own Python reports them; None where the package is absent."""
+class Travels:
+    """What goes to the cluster beside the recipe's text."""
 
-    python: str
-    ray: str | None
-    torch: str | None
-    sailloft: str | None
+    env_patterns: tuple[str, ...] = ()
+    """Names or shell patterns of variables; none: `PASSED_BY_DEFAULT`."""
+    runtime_env: str | None = None
+    """File or packaged name of a runtime environment; None: the recipe's, if it has one."""
+    code: Path | None = None
+    """Folder of the user's own modules."""
+    code_limit_mib: float = 10.0
+    """Upper bound of what travels of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,8 @@ class Submission:
 
     job_id: str
     exit_code: int | None
+    is_new: bool = True
+    """False: the job was there already, and nothing was started."""
 
 
 def passed_environment(patterns: Iterable[str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -99,145 +108,162 @@ def check_workspace(url: str) -> None:
         )
 
 
-def check_versions(found: ClusterVersions) -> None:
-    """Compares the cluster's versions with ours before anything is handed in.
+def make_order(
+    recipe: Recipe,
+    command: str = "run",
+    stages: tuple[str, ...] | None = None,
+    after: Sequence[str] = (),
+    travels: Travels | None = None,
+) -> Order:
+    """Puts together what a job consists of; nothing is sent.
 
-    Ray and Python's minor version have to be equal, since pickled functions travel between them.
-
-    Raises:
-        InfrastructureError: they differ, or Sailloft isn't installed there.
-    """
-    import ray
-
-    python = ".".join(platform.python_version_tuple()[:2])
-    wrong = [
-        f"{name} {theirs or 'absent'} there, {ours} here"
-        for name, theirs, ours in (
-            ("Ray", found.ray, ray.__version__),
-            ("Python", ".".join(found.python.split(".")[:2]), python),
-        )
-        if theirs != ours
-    ]
-    if wrong:
-        raise InfrastructureError(
-            f"the cluster's versions differ: {'; '.join(wrong)}; use an image with equal versions"
-        )
-    if found.torch is None or found.sailloft is None:
-        absent = "torch" if found.torch is None else "Sailloft"
-        raise InfrastructureError(
-            f"{absent} isn't installed on the cluster; use an image that holds `pip install sailloft`"
-        )
-
-
-def submit_recipe(
-    tree: Mapping[str, object],
-    address: str,
-    env_patterns: Iterable[str] = PASSED_BY_DEFAULT,
-    follow: bool = False,
-    write: Callable[[str], None] = lambda text: None,
-) -> Submission:
-    """Hands in a resolved recipe as the job `python -m jobs run recipe.yaml`.
-
-    The working directory holds the recipe alone. Values of passed variables go to the cluster's job
-    records, which whoever may use its dashboard can read; credentials that the nodes have by
-    themselves (an instance role) are better.
+    Values of passed variables go to the cluster's job records, which whoever may use its dashboard can read;
+    credentials that the nodes have by themselves (an instance role) are better.
 
     Args:
-        tree: the resolved recipe.
+        recipe: what to run.
+        command: on the cluster, such as `run` or `retrain`.
+        stages: of `run` that may do work, in order; None: all.
+        after: ids of jobs that have to succeed before this one begins.
+        travels: what goes along.
+
+    Raises:
+        UsageError: the workspace can't be reached from a cluster, a variable isn't set, or something that isn't fit
+            to travel.
+    """
+    along = travels or Travels()
+    check_workspace(recipe.workspace)
+    name = along.runtime_env or recipe.cluster.runtime_env
+    runtime_env = {} if name is None else read_runtime_env(name)
+    variables = passed_environment(along.env_patterns or PASSED_BY_DEFAULT)
+    if not along.env_patterns:
+        # What a file says on purpose goes before what is passed on without being asked for.
+        declared = cast("Mapping[str, str]", runtime_env.get("env_vars") or {})
+        kept_back = {*declared, *_OF_THIS_MACHINE}
+        variables = {name: value for name, value in variables.items() if name not in kept_back}
+    code = None if along.code is None else gather_code(along.code, along.code_limit_mib)
+    return Order(recipe, command, stages, tuple(after), variables, runtime_env, code)
+
+
+def describe_order(order: Order, address: str) -> Told:
+    """What would be handed in, in lines: every file that travels, and what stays; no values of variables."""
+    lines = [
+        f"job {order.series}-N for {address}; nothing was sent",
+        f"command    {order.entrypoint}",
+        f"variables  {', '.join(sorted(order.variables)) or 'none'}",
+    ]
+    if order.runtime_env:
+        text = yaml.safe_dump(dict(order.runtime_env), sort_keys=False).rstrip().replace("\n", "\n  ")
+        lines.append(f"runtime environment\n  {text}")
+    lines += ["travels", f"  {_size(len(_recipe_text(order).encode()))}  {RECIPE_NAME}"]
+    files: list[Json] = [] if order.code is None else [file.path for file in order.code.files]
+    data: dict[str, Json] = {
+        "dry_run": True,
+        "job": order.series,
+        "address": address,
+        "command": order.entrypoint,
+        "variables": sorted(order.variables),
+        "files": [RECIPE_NAME, *files],
+    }
+    return Told("\n".join([*lines, *([] if order.code is None else _code_lines(order.code))]), data)
+
+
+def submit_order(
+    order: Order, address: str, follow: bool = False, write: Callable[[str], None] = lambda text: None
+) -> Submission:
+    """Hands in a job, unless one is at work on the same outputs already.
+
+    A client whose connection or process is lost in between finds the job by doing the same again.
+
+    Args:
+        order: the job.
         address: of the job server, such as `http://head:8265`.
-        env_patterns: names or shell patterns of variables to pass on.
         follow: waits for the end and hands the log to `write`.
         write: receives text for the user.
 
     Raises:
-        UsageError: the workspace can't be reached from a cluster, or a variable isn't set.
+        UsageError: another job, with other settings, is at work on the same outputs; or a job to wait for that the
+            server doesn't know.
         InfrastructureError: no connection, no access, or versions that differ.
     """
-    check_workspace(str(tree["workspace"]))
-    environment = passed_environment(env_patterns)
-    client = _connect(address)
-    check_versions(_probe(client))
-    sent = {**tree, "cluster": {}}  # the job runs inside the cluster that it was handed to
-    with tempfile.TemporaryDirectory(prefix="sailloft-submit-") as folder:
-        (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(sent, sort_keys=False), encoding="utf-8")
-        job_id = _call(
-            lambda: client.submit_job(
-                entrypoint="python -m jobs run recipe.yaml",
-                runtime_env={"working_dir": folder, "env_vars": environment},
-                metadata={"recipe": str(tree["name"]), "workspace": str(tree["workspace"])},
-            ),
-            address,
+    server = JobServer.connect(address)
+    for job_id in order.after:
+        server.known_job(job_id)
+    present = _at_work(server, order)
+    if present is None:
+        check_versions(probe_versions(server))
+        job_id, is_new = _hand_in(server, order)
+    else:
+        job_id, is_new = present.job_id, False
+    write(f"job {job_id} {'handed in to' if is_new else 'is at work already on'} {address}\n")
+    if follow:
+        return Submission(job_id, follow_log(server, job_id, write).exit_code, is_new)
+    write(f"follow it:  {follow_command(job_id, address)}\n")
+    return Submission(job_id, None, is_new)
+
+
+def attach(job_id: str, address: str, write: Callable[[str], None]) -> Submission:
+    """Follows a job that was handed in before, from the beginning of its log.
+
+    Raises:
+        UsageError: no job of that id.
+        InfrastructureError: no connection, or no access.
+    """
+    check_job_id(job_id)
+    job = follow_log(JobServer.connect(address), job_id, write)
+    return Submission(job_id, job.exit_code, is_new=False)
+
+
+def _at_work(server: JobServer, order: Order) -> Job | None:
+    """The job that makes the same outputs, if one hasn't ended yet."""
+    for job in server.jobs():
+        if job.ended or job.job_id in order.after or not order.attempts([job.job_id]):
+            continue
+        _require_same(job, order)
+        return job
+    return None
+
+
+def _require_same(job: Job, order: Order) -> None:
+    if job.metadata.get("settings") != order.settings_key:
+        raise UsageError(
+            f"job {job.job_id} is at work on the same outputs with other settings, code or variables; wait for it "
+            f"(--after {job.job_id}), or stop it first (sailloft jobs stop {job.job_id})"
         )
-    write(f"job {job_id} handed in to {address}\n")
-    return Submission(job_id, _follow(client, job_id, address, write) if follow else None)
 
 
-def _connect(address: str) -> JobSubmissionClient:
-    set_ray_environment()
-    from ray.job_submission import JobSubmissionClient
+def _hand_in(server: JobServer, order: Order) -> tuple[str, bool]:
+    """The job's id, and whether it is new: of two clients at once the second one finds that of the first."""
+    job_id = order.job_id([job.job_id for job in server.jobs()])
+    with tempfile.TemporaryDirectory(prefix="sailloft-submit-") as folder:
+        if order.code is not None:
+            order.code.write(Path(folder))
+        (Path(folder) / RECIPE_NAME).write_text(_recipe_text(order), encoding="utf-8")
+        is_new = server.hand_in(job_id, order.entrypoint, order.job_runtime_env(folder), order.metadata(_version()))
+    if not is_new:
+        _require_same(server.known_job(job_id), order)
+    return job_id, is_new
 
-    if not address.startswith(("http://", "https://", "ray://")):
-        raise UsageError(f"--address {address!r}: expected the job server's URL, such as http://head:8265")
-    return _call(lambda: JobSubmissionClient(address), address)
+
+def _recipe_text(order: Order) -> str:
+    return yaml.safe_dump(order.tree, sort_keys=False)
 
 
-def _call(action: Callable[[], ResultT], address: str) -> ResultT:
-    from ray.exceptions import RayError
-
+def _version() -> str:
     try:
-        return action()
-    except RayError as error:  # a missing or wrong token
-        raise InfrastructureError(f"job server {address}: {error}") from error
-    except (ConnectionError, OSError) as error:
-        raise InfrastructureError(
-            f"job server {address}: no connection ({error}); is the head running, with its dashboard?"
-        ) from error
-    except RuntimeError as error:
-        raise InfrastructureError(f"job server {address}: {error}") from error
+        return version("sailloft")
+    except PackageNotFoundError:
+        return "source"
 
 
-def _probe(client: JobSubmissionClient) -> ClusterVersions:
-    """Asks the cluster's Python for its versions by a job of its own, which takes a few seconds."""
-    address = client.get_address()
-    job_id = _call(lambda: client.submit_job(entrypoint=f"python -c {shlex.quote(_PROBE)}"), address)
-    deadline_s = time.monotonic() + _PROBE_TIMEOUT_S
-    while not _call(lambda: client.get_job_status(job_id), address).is_terminal():
-        if time.monotonic() > deadline_s:
-            client.stop_job(job_id)
-            raise InfrastructureError(
-                f"job server {address}: no answer on versions within {_PROBE_TIMEOUT_S:.0f} s; is the head busy?"
-            )
-        time.sleep(_POLL_S)
-    logs = _call(lambda: client.get_job_logs(job_id), address)
-    for line in logs.splitlines():
-        if line.startswith("sailloft-versions "):
-            return ClusterVersions(**cast("dict[str, str]", json.loads(line.partition(" ")[2])))
-    raise InfrastructureError(f"job server {address}: the version check failed: {logs[-500:]}")
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1024:9.1f} KiB"
 
 
-def _follow(client: JobSubmissionClient, job_id: str, address: str, write: Callable[[str], None]) -> int:
-    """Streams the log until the job ends; a lost connection is taken up again. Returns the exit code."""
-    asyncio.run(_tail(client, job_id, write))
-    while not (info := _call(lambda: client.get_job_info(job_id), address)).status.is_terminal():
-        time.sleep(_POLL_S)
-    if info.driver_exit_code is not None:
-        return int(info.driver_exit_code)
-    write(f"job {job_id}: {info.status}: {info.message}\n")
-    return 0 if str(info.status) == "SUCCEEDED" else InfrastructureError.exit_code
-
-
-async def _tail(client: JobSubmissionClient, job_id: str, write: Callable[[str], None]) -> None:
-    from aiohttp import ClientError
-
-    num_seen = 0
-    for _ in range(_MAX_TAIL_FAILURES):
-        num_skipped = 0
-        with suppress(RuntimeError, OSError, ClientError):  # the log of a job starts anew with each connection
-            async for text in client.tail_job_logs(job_id):
-                fresh = text[max(0, num_seen - num_skipped) :]
-                num_skipped += len(text)
-                num_seen = max(num_seen, num_skipped)
-                if fresh:
-                    write(fresh)
-            return
-        await asyncio.sleep(_RETRY_S)
+def _code_lines(code: CodeFolder) -> list[str]:
+    lines = [f"  {_size(file.size_bytes)}  {file.path}" for file in code.files]
+    lines += [f"  {_size(len(text.encode()))}  {path}" for path, text in code.declared]
+    stays = [f"  {item.path}  ({item.reason})" for item in code.kept_out]
+    more = len(stays) - _MAX_KEPT_OUT
+    lines += [f"stays in {code.root}" if stays else "nothing stays", *stays[:_MAX_KEPT_OUT]]
+    return [*lines, f"  and {more} more"] if more > 0 else lines

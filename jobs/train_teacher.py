@@ -6,13 +6,17 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from jobs.display import Display
 from jobs.loading import read_recipe_tree, validate_recipe
 from jobs.new_folder import make_folder, target_folder
+from jobs.told import Told
 from pipelines.teacher_training import TeacherTrainingConfig, train_teacher
 from pipelines.teacher_training.card import TeacherFigures
 from pipelines.teacher_training.writing import write_teacher
 from storage.errors import UsageError
+from storage.keys import Json
 
 __all__ = ["load_teacher_recipe", "make_teacher"]
 
@@ -36,8 +40,14 @@ def load_teacher_recipe(recipe: str, overrides: Sequence[str] = ()) -> TeacherTr
 
 
 def make_teacher(
-    recipe: str, output: Path, overrides: Sequence[str] = (), *, device: str = "cpu", display: Display
-) -> str:
+    recipe: str,
+    output: Path,
+    overrides: Sequence[str] = (),
+    *,
+    device: str = "cpu",
+    display: Display,
+    dry_run: bool = False,
+) -> Told:
     """Trains the teacher of a recipe and writes its folder, which comes to be whole or not at all.
 
     Args:
@@ -46,9 +56,10 @@ def make_teacher(
         overrides: items `a.b=c`, applied in order.
         device: torch device, such as `cuda`.
         display: shows how far it is.
+        dry_run: only show the resolved recipe.
 
     Returns:
-        What was made and how good it is, one line each, and the next command.
+        What was made and how good it is, and the next command.
 
     Raises:
         UsageError: a recipe or path that can't be used.
@@ -57,6 +68,10 @@ def make_teacher(
     """
     target = target_folder(output)
     config = load_teacher_recipe(recipe, overrides)
+    if dry_run:
+        tree = config.model_dump(mode="json")
+        text = yaml.safe_dump(tree, sort_keys=False, width=100)
+        return Told(f"{text}\n{target} would be made", {"dry_run": True, "recipe": tree, "folder": str(target)})
     trained = train_teacher(config, display.stage(_STAGE), device)
     with make_folder(target) as folder:
         figures = write_teacher(folder, config, trained)
@@ -64,9 +79,16 @@ def make_teacher(
     return _summary(figures, output)
 
 
-def _summary(figures: TeacherFigures, output: Path) -> str:
+def _summary(figures: TeacherFigures, output: Path) -> Told:
     lines = [f"made      {figures.name}, {figures.num_parameters:,} parameters, in {output}"]
     for source, scores in figures.scores.items():
         lines.append(f"{source:<8}  " + "  ".join(f"{name}={value:.3f}" for name, value in scores.items()))
     lines.append(f"next      in a recipe: {{kind: {figures.kind}, checkpoint: {shlex.quote(str(output))}}}")
-    return "\n".join(lines)
+    data: dict[str, Json] = {
+        "folder": str(output),
+        "name": figures.name,
+        "kind": figures.kind,
+        "num_parameters": figures.num_parameters,
+        "scores": {source: dict(scores) for source, scores in figures.scores.items()},
+    }
+    return Told("\n".join(lines), data)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import cast
+
 from jobs.config import Recipe
 from jobs.flow import Located, Timings
 from jobs.runner import open_workspace
 from jobs.session import ray_session
 from jobs.stages import plan_stages, teach_name
+from jobs.told import Told
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus
 from storage.errors import UsageError
+from storage.keys import Json
+from storage.stage_notes import STAGE_NOTES
 
 __all__ = ["verify_recipe"]
 
 
-def verify_recipe(recipe: Recipe, num_images: int, seed: int = 0, verbose: bool = False) -> str:
+def verify_recipe(recipe: Recipe, num_images: int, seed: int = 0, verbose: bool = False) -> Told:
     """Compares the features of a recipe with what its teachers give now.
 
     Args:
@@ -24,7 +30,7 @@ def verify_recipe(recipe: Recipe, num_images: int, seed: int = 0, verbose: bool 
         verbose: shows Ray's own messages.
 
     Returns:
-        One line per teacher: worst and mean error.
+        Worst and mean error of each teacher.
 
     Raises:
         UsageError: the features aren't there.
@@ -32,6 +38,7 @@ def verify_recipe(recipe: Recipe, num_images: int, seed: int = 0, verbose: bool 
     """
     outputs = _outputs(recipe)
     lines: list[str] = []
+    rows: list[Json] = []
     with ray_session(recipe.cluster, verbose):
         from pipelines.distillation.pipeline import verify
 
@@ -45,12 +52,21 @@ def verify_recipe(recipe: Recipe, num_images: int, seed: int = 0, verbose: bool 
                 f"teach {teacher.kind}: {len(report.comparisons)} images agree; relative error {report.mean_mse:.3g} "
                 f"on average, at worst {worst.relative_mse:.3g} of {worst.allowed_mse:.3g} allowed ({worst.image_id})"
             )
-    return "\n".join(lines)
+            rows.append(
+                {
+                    "teacher": teacher.kind,
+                    "store": store.url,
+                    "num_images": len(report.comparisons),
+                    "mean_relative_mse": report.mean_mse,
+                    "worst": cast("Json", asdict(worst)),
+                }
+            )
+    return Told("\n".join(lines), {"agree": True, "teachers": rows})
 
 
 def _outputs(recipe: Recipe) -> dict[str, Located]:
     outputs: dict[str, Located] = {}
-    for stage in plan_stages(recipe, Timings(open_workspace(recipe).child("runs/times")), "teach"):
+    for stage in plan_stages(recipe, Timings(open_workspace(recipe).child(STAGE_NOTES)), "teach"):
         located = stage.locate(outputs, NullProgress())
         if located is None or not stage.complete(outputs, located):
             raise UsageError(f"{stage.name}: its output isn't there, so that nothing can be verified; run teach first")

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import webbrowser
+from dataclasses import dataclass
 
 import typer
 
 from storage.errors import UsageError
 
-__all__ = ["view"]
+__all__ = ["Viewed", "view"]
 
 
-def view(url: str, port: int, reviewer: str | None, reviewers_per_item: int, open_browser: bool) -> None:
-    """Serves the page of an output until interrupted.
+@dataclass(frozen=True, slots=True)
+class Viewed:
+    """What the command line says.
 
-    Args:
+    Attributes:
         url: of the output.
         port: of loopback; 0: any free one.
         reviewer: name that a review begins with; None: it asks.
         reviewers_per_item: who have to decide on each item.
+        against: URL of a second checkpoint or evaluation.
+        corpus: URL of the corpus beside it.
+        device: where a student runs.
         open_browser: whether the address is opened, too.
+    """
+
+    url: str
+    port: int
+    reviewer: str | None
+    reviewers_per_item: int
+    against: str | None
+    corpus: str | None
+    device: str
+    open_browser: bool
+
+
+def view(viewed: Viewed) -> None:
+    """Serves the page of an output, or of a workspace, until interrupted.
 
     Raises:
         UsageError: the extra `view` isn't installed, a wrong name or port, or an output that no page shows.
@@ -34,11 +53,12 @@ def view(url: str, port: int, reviewer: str | None, reviewers_per_item: int, ope
             raise
         raise UsageError(f"sailloft view needs {missing}; pip install 'sailloft[view]'") from error
 
-    page = open_page(url, PageOptions(reviewer, reviewers_per_item))
+    options = PageOptions(viewed.reviewer, viewed.reviewers_per_item, viewed.against, viewed.corpus, viewed.device)
+    page = open_page(viewed.url, options)
 
     def announce(address: str) -> None:
         typer.echo(f"open {address}\nonly this machine reaches it; Ctrl+C ends it, and nothing is lost")
-        if open_browser:
+        if viewed.open_browser:
             webbrowser.open(address)
 
-    serve(page, port, announce)
+    serve(page, viewed.port, announce)

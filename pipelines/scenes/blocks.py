@@ -154,9 +154,10 @@ def segment_id(number: int) -> int:
     return (number + 2) * 0x0B2517
 
 
-def read_facts(output: Objects, block: Block) -> BlockFacts:
-    """The facts of a finished block."""
-    return cast("BlockFacts", json.loads(output.read(block.key)))
+def read_facts(output: Objects, block: Block) -> tuple[BlockFacts, bytes]:
+    """The facts of a finished block, and the bytes of their file."""
+    data = output.read(block.key)
+    return cast("BlockFacts", json.loads(data)), data
 
 
 def write_block(config: ScenesConfig, output: Objects, block: Block) -> int:

@@ -18,12 +18,12 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from pipelines.scenes.blocks import ObjectFacts, PictureFacts, image_key
 from pipelines.scenes.chance import Chance
 from pipelines.scenes.png import encode_png
 from storage.objects import Objects
+from storage.pictures import open_picture
 
 __all__ = ["CaptionedThings", "caption_of", "caption_shards", "label_of"]
 
@@ -108,7 +108,7 @@ def _records(
         caption = caption_of(picture, size_px, Chance(seed, "caption", image_id))
         yield f"{image_id:015d}", data, caption, (size_px, size_px)
         return
-    with Image.open(io.BytesIO(data)) as image:
+    with open_picture(data) as image:
         pixels = np.asarray(image.convert("RGB"))
     margin = round(_MARGIN * size_px)
     for number, item in enumerate(picture["objects"]):

@@ -97,10 +97,10 @@ def finish(config: ScenesConfig, output: Objects) -> Manifest:
     pictures: list[PictureFacts] = []
     entries: list[FileEntry] = []
     for block in plan_blocks(config):
-        facts = read_facts(output, block)
+        facts, data = read_facts(output, block)
         pictures.extend(facts["pictures"])
         entries.extend(FileEntry(key, size_bytes, sha256) for key, (size_bytes, sha256) in facts["files"].items())
-        entries.append(FileEntry.of(block.key, output.read(block.key), len(facts["pictures"])))
+        entries.append(FileEntry.of(block.key, data, len(facts["pictures"])))
     for key, (data, num_records) in source_files(pictures, config.size_px).items():
         entries.append(_written(output, key, data, num_records))
     if config.captions != "none":

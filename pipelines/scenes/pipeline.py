@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ray
 
+from pipelines.observer import Observer, current_observer
 from pipelines.progress import Progress
-from pipelines.scenes.blocks import plan_blocks, write_block
+from pipelines.scenes.blocks import Block, plan_blocks, write_block
 from pipelines.scenes.config import ScenesConfig
 from pipelines.scenes.generate import finish, finished, missing_blocks
 from storage.errors import UsageError
@@ -41,8 +42,9 @@ def generate(config: ScenesConfig, output: Objects, progress: Progress) -> Manif
     missing = missing_blocks(output, blocks)
     total = sum(block.stop - block.start for block in blocks)
     done = total - sum(block.stop - block.start for block in missing)
-    draw = ray.remote(num_cpus=1)(write_block)
-    running = {draw.remote(config, output, block): block for block in missing}
+    observer = current_observer()
+    draw = ray.remote(num_cpus=1)(_draw)
+    running = {draw.remote(observer, config, output, block): block for block in missing}
     while running:
         progress.update(done, total, unit="images")
         ready, _ = ray.wait(list(running), num_returns=1)
@@ -50,5 +52,11 @@ def generate(config: ScenesConfig, output: Objects, progress: Progress) -> Manif
             ray.get(reference)
             block = running.pop(reference)
             done += block.stop - block.start
+            observer.count("sailloft_images_total", block.stop - block.start, outcome="drawn")
     progress.update(done, total, unit="images")
     return finish(config, output)
+
+
+def _draw(observer: Observer, config: ScenesConfig, output: Objects, block: Block) -> None:
+    with observer.here():
+        write_block(config, output, block)

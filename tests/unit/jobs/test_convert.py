@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from jobs import cli
 from jobs import convert as convert_module
 from model.checkpoint import checkpoint_files, load_checkpoint
 from model.config import StudentConfig
@@ -21,26 +18,16 @@ from model.reference import to_released
 from model.student import PixelSail
 from model.tokenizer import StudentTokenizer
 from storage.objects import Objects
+from tests.command_line import CommandLine
 
-Command = Callable[..., tuple[int, str, str]]
 UNTOLD = ("num_attention_heads=2", "rope_theta=1000000", "rms_norm_eps=1e-6")
 SMALL = ("mask_dim=8", "num_visual_prompts=2")
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
     """Runs `sailloft convert` in this process; gives exit code, standard output and standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sailloft", "convert", *map(str, arguments)])
-        code = cli.main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "120")
-    return run
+    return CommandLine(monkeypatch, capfd, "convert")
 
 
 @pytest.fixture
@@ -99,7 +86,17 @@ def same(first: PixelSail, second: PixelSail) -> bool:
     )
 
 
-def test_a_base_becomes_a_student(command: Command, base: Path, tmp_path: Path) -> None:
+def test_a_dry_run_converts_and_writes_nothing(command: CommandLine, base: Path, tmp_path: Path) -> None:
+    code, out, _ = command(base, tmp_path / "student", "patch_size_px=8", *SMALL, "--dry-run")
+    assert code == 0
+    assert f"MB would be written to {tmp_path}/student" in out
+    code, out, _ = command(base, tmp_path / "student", "patch_size_px=8", *SMALL, "--dry-run", "--json")
+    told = json.loads(out)
+    assert (told["dry_run"], told["found"], told["form"]) == (True, "base qwen2", "student")
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_base_becomes_a_student(command: CommandLine, base: Path, tmp_path: Path) -> None:
     code, out, err = command(base, tmp_path / "new" / "student", "patch_size_px=8", *SMALL)
     assert code == 0
     lines = out.splitlines()
@@ -121,7 +118,7 @@ def test_a_base_becomes_a_student(command: Command, base: Path, tmp_path: Path) 
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["student"]
 
 
-def test_the_seed_and_separate_weights(command: Command, base: Path, tmp_path: Path) -> None:
+def test_the_seed_and_separate_weights(command: CommandLine, base: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert command(base, first, *SMALL)[0] == 0
     code, out, _ = command(base, second, *SMALL, "modality_weights=separate", "--seed", "5")
@@ -131,8 +128,8 @@ def test_the_seed_and_separate_weights(command: Command, base: Path, tmp_path: P
     assert not vis_embed[0].equal(vis_embed[1])
 
 
-def test_a_student_there_and_back(command: Command, student: Path, tmp_path: Path) -> None:
-    code, out, _ = command(student, tmp_path / "released", "--to", "released")
+def test_a_student_there_and_back(command: CommandLine, student: Path, tmp_path: Path) -> None:
+    code, out, _ = command(student, tmp_path / "released", "--format", "released")
     assert code == 0
     assert sorted(path.name for path in (tmp_path / "released").iterdir()) == ["model.safetensors", "tokenizer.json"]
     next_command = next(line for line in out.splitlines() if line.startswith("next"))
@@ -148,15 +145,15 @@ def test_a_student_there_and_back(command: Command, student: Path, tmp_path: Pat
     assert again.to_json() == tokenizer.to_json()
 
 
-def test_a_student_is_written_anew(command: Command, student: Path, tmp_path: Path) -> None:
+def test_a_student_is_written_anew(command: CommandLine, student: Path, tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()  # an empty folder may be there
     assert command(student, tmp_path / "copy")[0] == 0
     for path in student.iterdir():
         assert (tmp_path / "copy" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_base_becomes_released_weights_at_once(command: Command, base: Path, tmp_path: Path) -> None:
-    assert command(base, tmp_path / "released", *SMALL, "--to", "released")[0] == 0
+def test_a_base_becomes_released_weights_at_once(command: CommandLine, base: Path, tmp_path: Path) -> None:
+    assert command(base, tmp_path / "released", *SMALL, "--format", "released")[0] == 0
     assert command(base, tmp_path / "student", *SMALL)[0] == 0
     model, _ = load_checkpoint(Objects.open(tmp_path / "student"))
     weights = load_file(tmp_path / "released" / "model.safetensors")
@@ -164,7 +161,7 @@ def test_a_base_becomes_released_weights_at_once(command: Command, base: Path, t
 
 
 @pytest.mark.parametrize("name", ["iter_7.pth", "weights.pt", "w.bin", "w.safetensors"])
-def test_files_of_released_weights(command: Command, tmp_path: Path, name: str) -> None:
+def test_files_of_released_weights(command: CommandLine, tmp_path: Path, name: str) -> None:
     model, tokenizer = make_student(tie_word_embeddings=False)
     released = to_released(model.state_dict())
     (tmp_path / "tokenizer").mkdir()
@@ -178,7 +175,7 @@ def test_files_of_released_weights(command: Command, tmp_path: Path, name: str) 
     assert same(load_checkpoint(Objects.open(tmp_path / "out"))[0], model)
 
 
-def test_sharded_files_of_released_weights(command: Command, tmp_path: Path) -> None:
+def test_sharded_files_of_released_weights(command: CommandLine, tmp_path: Path) -> None:
     model, tokenizer = make_student()
     released = to_released(model.state_dict())
     names = sorted(released)
@@ -199,7 +196,7 @@ def write_released(folder: Path, tokenizer_json: str | None = None) -> Path:
     return folder
 
 
-def test_a_base_tokenizer_that_the_special_tokens_complete_is_taken(command: Command, tmp_path: Path) -> None:
+def test_a_base_tokenizer_that_the_special_tokens_complete_is_taken(command: CommandLine, tmp_path: Path) -> None:
     """The released program adds its tokens behind the base's in the same order."""
     model, tokenizer = make_student()
     content = json.loads(tokenizer.to_json())
@@ -212,7 +209,7 @@ def test_a_base_tokenizer_that_the_special_tokens_complete_is_taken(command: Com
     assert again.to_json() == tokenizer.to_json()
 
 
-def test_another_student_s_tokenizer_is_refused(command: Command, tmp_path: Path) -> None:
+def test_another_student_s_tokenizer_is_refused(command: CommandLine, tmp_path: Path) -> None:
     other = StudentTokenizer.train(["segment"], 300, 3)
     content = json.loads(other.to_json())
     content["added_tokens"] = content["added_tokens"][:-7]
@@ -224,7 +221,7 @@ def test_another_student_s_tokenizer_is_refused(command: Command, tmp_path: Path
     assert "give the folder of this student's tokenizer by --tokenizer" in err
 
 
-def test_wrong_usage(command: Command, base: Path, student: Path, tmp_path: Path) -> None:
+def test_wrong_usage(command: CommandLine, base: Path, student: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     released = write_released(tmp_path / "released")
     bare = tmp_path / "bare"
@@ -246,7 +243,7 @@ def test_wrong_usage(command: Command, base: Path, student: Path, tmp_path: Path
         ((released, out, "rms_norm_eps=1e-6"), "expected num_attention_heads=..., rope_theta=..., which shapes can't"),
         ((bare, out, *UNTOLD), "expected tokenizer.json, found none; name a folder that has it by --tokenizer"),
         ((base, out, "--tokenizer", bare), "expected tokenizer.json, found none"),
-        ((base, out, "--to", "gguf"), "'gguf' is not one of"),
+        ((base, out, "--format", "gguf"), "'gguf' is not one of"),
         ((base,), "Missing argument"),
     ]
     for arguments, message in wrong:
@@ -255,7 +252,7 @@ def test_wrong_usage(command: Command, base: Path, student: Path, tmp_path: Path
     assert not out.exists()
 
 
-def test_bad_data(command: Command, base: Path, student: Path, tmp_path: Path) -> None:
+def test_bad_data(command: CommandLine, base: Path, student: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (tmp_path / "tokenizer").mkdir()
     (base / "tokenizer.json").rename(tmp_path / "tokenizer" / "tokenizer.json")
@@ -282,7 +279,7 @@ def test_bad_data(command: Command, base: Path, student: Path, tmp_path: Path) -
 
 
 def test_nothing_half_written_is_left(
-    command: Command, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: CommandLine, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent = tmp_path / "full"
 
@@ -297,7 +294,7 @@ def test_nothing_half_written_is_left(
 
 
 def test_progress_of_writing_counts_megabytes(
-    command: Command, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: CommandLine, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convert_module, "_CHUNK_BYTES", 1000)
     monkeypatch.setattr(convert_module, "_MEGABYTE", 1000)
@@ -308,7 +305,7 @@ def test_progress_of_writing_counts_megabytes(
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_help_has_examples(command: Command) -> None:
+def test_help_has_examples(command: CommandLine) -> None:
     code, out, _ = command("--help")
     assert code == 0
     assert "sailloft convert models/Qwen2.5-0.5B students/base patch_size_px=16" in out

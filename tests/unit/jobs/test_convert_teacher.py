@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs import cli
 from teachers.conversion.testing import official_mask2former, official_sam2
 from teachers.mask2former import Mask2FormerSizes
 from teachers.registry import parse_teacher
 from teachers.sam2_sizes import Sam2Sizes
-
-Command = Callable[..., tuple[int, str, str]]
+from tests.command_line import CommandLine
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Runs `sailloft` in this process; gives exit code, standard output and standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sailloft", *map(str, arguments)])
-        code = cli.main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "120")
-    return run
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> CommandLine:
+    """Runs the command line in this process; gives exit code, standard output and standard error."""
+    return CommandLine(monkeypatch, capfd)
 
 
 @pytest.fixture
@@ -55,7 +41,7 @@ SAM2_DETAILS = ("num_heads=1", "window_sizes=[8,4,8,4]", "global_attention_block
 
 @pytest.mark.parametrize(("kind", "details"), [("sam2", SAM2_DETAILS), ("mask2former", ())])
 def test_a_teacher_is_converted(
-    command: Command,
+    command: CommandLine,
     tmp_path: Path,
     request: pytest.FixtureRequest,
     kind: str,
@@ -83,24 +69,26 @@ def test_a_teacher_is_converted(
         ((), "its weights don't tell num_heads, window_sizes, global_attention_blocks"),
         (("num_head=1",), "num_head: no such field of a teacher; did you mean num_heads?"),
         (("num_heads=one",), "num_heads: Input should be a valid integer"),
-        ((*SAM2_DETAILS, "--seed", "3"), "takes none of --to, --tokenizer and --seed"),
-        ((*SAM2_DETAILS, "--to", "released"), "takes none of --to, --tokenizer and --seed"),
+        ((*SAM2_DETAILS, "--seed", "3"), "takes none of --format, --tokenizer and --seed"),
+        ((*SAM2_DETAILS, "--format", "released"), "takes none of --format, --tokenizer and --seed"),
     ],
 )
-def test_wrong_usage(command: Command, sam2: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_wrong_usage(
+    command: CommandLine, sam2: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
     code, _, err = command("convert", sam2, tmp_path / "out", *arguments)
     assert code == 2
     assert message in err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_mask2former_takes_no_fields(command: Command, mask2former: Path, tmp_path: Path) -> None:
+def test_a_mask2former_takes_no_fields(command: CommandLine, mask2former: Path, tmp_path: Path) -> None:
     code, _, err = command("convert", mask2former, tmp_path / "out", "num_heads=3")
     assert code == 2
     assert "a Mask2Former's weights tell its whole architecture, got num_heads" in err
 
 
-def test_bad_data(command: Command, mask2former: Path, tmp_path: Path) -> None:
+def test_bad_data(command: CommandLine, mask2former: Path, tmp_path: Path) -> None:
     content = torch.load(mask2former, weights_only=True)
     content["model"]["backbone.layers.0.blocks.0.mlp.fc2.bias"] = torch.zeros(3)
     torch.save(content, mask2former)

@@ -98,7 +98,7 @@ def test_export_refuses_what_is_there_and_what_is_not(url: str, tmp_path: Path) 
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("form", ["coco", "hf"])
+@pytest.mark.parametrize("form", ["coco", "fiftyone", "hf"])
 def test_a_failed_export_leaves_nothing(url: str, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise DataError("a bad shard")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from jobs.cli import app
 from pipelines.calibration.steps import calibration_key, codec_for
 from pipelines.distillation.config import FeaturesConfig
 from pipelines.distillation.plan import store_key
-from storage.errors import CorruptObject, ObjectNotFound, UnknownKind
+from storage.errors import CorruptObject, ObjectNotFound, UnknownKind, UsageError
 from storage.features import FeatureStore
 from storage.objects import Objects
 from storage.testing import example_features, publish_example_part
@@ -64,6 +65,17 @@ def test_compact_then_gc(url: str) -> None:
     assert sorted(FeatureStore.open(url)) == [f"image{number}" for number in (1, 2, 3, 4, 6, 7)]
 
 
+def test_a_dry_run_of_compact_and_transcode_counts_and_leaves_everything(url: str, tmp_path: Path) -> None:
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    shown = _run("compact", url, "--forget", "image0", "--dry-run")
+    assert shown == f"{url}: 8 parts would be retired, 7 rows would be copied, 1 rows would be left out\n"
+    told = json.loads(_run("compact", url, "--dry-run", "--json"))
+    assert (len(told["retired"]), told["part"], told["num_images"]) == (8, None, 8)
+    with pytest.raises(UsageError, match="expected a finer encoding than klt to begin with, got klt:"):
+        _run("transcode", url, "--codec", "klt-20db", "--workspace", f"{url}/runs", "--dry-run")
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("command", ["stat", "verify", "compact"])
 def test_an_absent_store_is_named(tmp_path: Path, command: str) -> None:
     with pytest.raises(ObjectNotFound, match="absent/index: no snapshot; no features there, run teach first"):
@@ -73,7 +85,11 @@ def test_an_absent_store_is_named(tmp_path: Path, command: str) -> None:
 def test_transcode_puts_features_where_teach_looks(tmp_path: Path) -> None:
     source, workspace = Objects.open(tmp_path / "source"), tmp_path / "runs"
     publish_example_part(source, "part", example_features(), "raw16")
-    shown = _run("transcode", source.url, str(workspace), "--codec", "klt")
+    arguments = ("transcode", source.url, "--workspace", str(workspace), "--codec", "klt")
+    told = json.loads(_run(*arguments, "--dry-run", "--json"))
+    assert (told["store"], told["num_images"]) == (None, 8)
+    assert not workspace.exists()
+    shown = _run(*arguments)
     assert "7 images, 1 rejected" in shown
     (calibration,) = (workspace / "calibrate").iterdir()
     features = FeaturesConfig(codec="klt")
@@ -81,6 +97,8 @@ def test_transcode_puts_features_where_teach_looks(tmp_path: Path) -> None:
     codec = codec_for(features, Objects.open(calibration))
     store = workspace / "features" / store_key("teacher", codec.encoding)
     assert len(FeatureStore.open(store)) == 7
-    assert "has all that" in _run("transcode", source.url, str(workspace), "--codec", "klt")
+    again = json.loads(_run(*arguments, "--dry-run", "--json"))
+    assert (again["store"], again["num_images"]) == (str(store), 0)
+    assert "has all that" in _run(*arguments)
     with pytest.raises(UnknownKind, match="unknown feature encoding 'jpeg'; known: int8, klt, klt-20db"):
-        _run("transcode", source.url, str(workspace), "--codec", "jpeg")
+        _run("transcode", source.url, "--workspace", str(workspace), "--codec", "jpeg")

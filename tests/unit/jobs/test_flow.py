@@ -6,17 +6,19 @@ import io
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
+from jobs.code_version import code_version
 from jobs.display import PlainDisplay
 from jobs.flow import Located, Outputs, Stage, State, Timings, run_stages
 from pipelines.progress import Progress
-from storage.errors import InfrastructureError, SourceError
+from storage.errors import InfrastructureError, SourceError, UsageError
 from storage.manifest import Manifest, publish
 from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION
+from storage.stage_notes import STAGE_NOTES, CodeVersion, StageNote, read_note, write_note
 
 
 @dataclass
@@ -38,7 +40,13 @@ class Bench:
         yield
 
     def stage(
-        self, name: str, *, needs_ray: bool = True, error: Exception | None = None, publishes: bool = True
+        self,
+        name: str,
+        *,
+        inputs: tuple[str, ...] = (),
+        needs_ray: bool = True,
+        error: Exception | None = None,
+        publishes: bool = True,
     ) -> Stage:
         located = Located(name * 8, self.workspace.child(f"{name}/{name * 8}"))
 
@@ -51,7 +59,7 @@ class Bench:
             if publishes:
                 publish(located.objects, Manifest("test", located.key, SCHEMA_VERSION, {}, {}, ()))
 
-        return Stage(name, name, (), lambda outputs, progress: located, run, needs_ray)
+        return Stage(name, name, inputs, lambda outputs, progress: located, run, needs_ray)
 
     def run(self, stages: list[Stage]) -> list[State]:
         outcomes, outputs = run_stages(stages, PlainDisplay(self.stream), self.timings, self.session)
@@ -103,7 +111,58 @@ def test_a_torn_note_counts_as_unknown() -> None:
     assert bench.timings.read("k") == (None, 0)
 
 
+def test_notes_tell_code_and_inputs_of_every_start() -> None:
+    bench = Bench()
+    earlier = CodeVersion("0.0", "c" * 40, False, "s" * 64)
+    stages = [bench.stage("a"), bench.stage("b", inputs=("a",), error=SourceError("refs are torn"))]
+    with pytest.raises(SourceError, match="refs are torn"):
+        bench.run(stages)
+    notes = bench.workspace.child(STAGE_NOTES)
+    begun = read_note(notes, "b" * 8)
+    assert begun == StageNote(None, 1, (code_version(),), {"a": "a" * 8})
+    write_note(notes, "b" * 8, StageNote(None, 1, (earlier,)))
+    bench.run([bench.stage("a"), bench.stage("b", inputs=("a",))])
+    done = read_note(notes, "b" * 8)
+    assert done is not None
+    assert (done.code, done.inputs, done.num_starts) == ((earlier, code_version()), {"a": "a" * 8}, 2)
+
+
+def test_notes_of_early_versions_are_read() -> None:
+    bench = Bench()
+    bench.workspace.put("runs/times/k.json", b'{"version": 1, "seconds": 2.5, "num_starts": 3}')
+    assert bench.timings.read("k") == (2.5, 3)
+    assert read_note(bench.workspace.child(STAGE_NOTES), "k") == StageNote(2.5, 3)
+
+
 def test_no_session_without_a_stage_that_needs_it() -> None:
     bench = Bench()
     assert bench.run([bench.stage("a", needs_ray=False)]) == [State.RAN]
     assert bench.num_sessions == 0
+
+
+def test_chosen_stages_run_after_what_they_need_and_nothing_else_does() -> None:
+    bench = Bench()
+    stages = [bench.stage("a"), bench.stage("b", inputs=("a",)), bench.stage("c", inputs=("b",)), bench.stage("d")]
+
+    def chosen(*only: str) -> list[tuple[str, State]]:
+        outcomes, _ = run_stages(stages, PlainDisplay(bench.stream), bench.timings, bench.session, only=only)
+        return [(outcome.name, outcome.state) for outcome in outcomes]
+
+    with pytest.raises(UsageError, match=r"c: expected the output of b, .*; run that first, or add b to --stages"):
+        chosen("c", "d")
+    assert bench.ran == []
+    assert chosen("a") == [("a", State.RAN)]
+    assert chosen("b") == [("a", State.PRESENT), ("b", State.RAN)]
+    assert chosen("d", "c") == [("a", State.PRESENT), ("b", State.PRESENT), ("c", State.RAN), ("d", State.RAN)]
+
+
+def test_what_follows_from_a_missing_output_is_not_looked_for() -> None:
+    """A stage whose inputs are missing may not be able to work out its own address."""
+    bench = Bench()
+
+    def fail(outputs: Outputs, progress: Progress | None) -> Located | None:
+        raise AssertionError("looked for")
+
+    stages = [bench.stage("a"), replace(bench.stage("b", inputs=("a",)), locate=fail), bench.stage("c")]
+    outcomes, outputs = run_stages(stages, PlainDisplay(bench.stream), bench.timings, bench.session, only=["c"])
+    assert [outcome.name for outcome in outcomes] == list(outputs) == ["c"]

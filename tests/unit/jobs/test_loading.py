@@ -120,7 +120,7 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"no recipe 'dem'.*demo-real.*did you mean demo\?"):
+    with pytest.raises(UsageError, match=r"no recipe 'dem'; did you mean demo\? .*demo-real"):
         read_recipe_tree("dem")
 
 
@@ -162,3 +162,38 @@ def test_every_problem_is_told_at_once() -> None:
 
 def test_packaged_recipes_are_named_by_file() -> None:
     assert {"demo", "demo-all-tasks", "demo-real", "smoke"} <= set(packaged_recipes())
+
+
+def test_aliases_that_multiply_are_refused_at_once(tmp_path: Path) -> None:
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    recipe = write(tmp_path, "bomb.yaml", "\n".join(levels))
+    with pytest.raises(UsageError, match=r"bomb\.yaml isn't valid YAML: .*more than 100,000 values; write out"):
+        read_recipe_tree(recipe)
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "a: &a {b: *a}", "a: &a {<<: *a}"])
+def test_an_alias_inside_its_own_anchor_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match="stands inside its own anchor"):
+        read_recipe_tree(write(tmp_path, "circle.yaml", text))
+
+
+def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it is nested too deeply"):
+        read_recipe_tree(write(tmp_path, "deep.yaml", "a: " + "[" * 100_000))
+
+
+def test_aliases_as_people_write_them_are_read(tmp_path: Path) -> None:
+    recipe = write(tmp_path, "plain.yaml", "base: &base {x: 1, y: 2}\nfirst: *base\nsecond: {<<: *base, y: 3}\n")
+    assert read_recipe_tree(recipe) == {"base": {"x": 1, "y": 2}, "first": {"x": 1, "y": 2}, "second": {"x": 1, "y": 3}}
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['touch hit']", "!!python/name:os.system", "!x y"])
+def test_a_tag_builds_nothing(tmp_path: Path, tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = write(tmp_path, "tagged.yaml", f"name: {tag}")
+    with pytest.raises(UsageError, match="could not determine a constructor"):
+        read_recipe_tree(recipe)
+    with pytest.raises(UsageError, match="could not determine a constructor"):
+        apply_override({}, f"name={tag}")
+    assert not (tmp_path / "hit").exists()

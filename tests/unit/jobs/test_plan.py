@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -115,9 +116,12 @@ def test_each_run_of_teach_noted_its_forecast_first(taught: Path) -> None:
 
 
 def test_stored_features_are_those_that_the_teacher_gives(taught: Path) -> None:
-    lines = verify_recipe(_recipe(taught), 5).splitlines()
+    told = verify_recipe(_recipe(taught), 5)
+    lines = told.text.splitlines()
     assert len(lines) == 2
     assert all("5 images agree" in line for line in lines)
+    teachers = cast("list[dict[str, Any]]", told.data["teachers"])
+    assert [row["num_images"] for row in teachers] == [5, 5]
 
 
 def test_features_of_another_teacher_are_found_out(taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def test_an_answer_without_masks_says_so(predict: Run, monkeypatch: pytest.Monke
 
 
 def test_json_holds_text_scores_masks_and_size(predict: Run, tmp_path: Path) -> None:
-    code, out, _ = predict("the red square", "--json", "--max-new-tokens", 3, "--output", tmp_path / "masked.png")
+    code, out, _ = predict("the red square", "--json", "--max-new-tokens", 3, "--to", tmp_path / "masked.png")
     answer = json.loads(out)
     assert code == 0
     assert list(answer) == ["text", "scores", "masks", "size"]
@@ -110,7 +110,7 @@ def test_masks_in_json_are_readable_as_coco(predict: Run, asked: object) -> None
 
 @pytest.mark.parametrize("name", ["masked.png", "masked.JPG"])
 def test_output_is_the_picture_with_masks_and_regions(predict: Run, asked: object, tmp_path: Path, name: str) -> None:
-    code, out, _ = predict("left of <region1>", "--box", "24,4,36,20", "--output", tmp_path / name)
+    code, out, _ = predict("left of <region1>", "--box", "24,4,36,20", "--to", tmp_path / name)
     assert (code, out.splitlines()[-1]) == (0, f"picture: {tmp_path / name}")
     with Image.open(tmp_path / name) as image:
         shown = np.asarray(image)
@@ -170,7 +170,7 @@ def test_on_a_terminal_text_streams_and_masks_have_colours(
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("NO_COLOR", no_color)
-    assert predict("the red square", "--output", tmp_path / "masked.png")[0] == 0
+    assert predict("the red square", "--to", tmp_path / "masked.png")[0] == 0
     first, second = terminal.getvalue().splitlines()[:2]
     assert first == "It is [SEG] and [SEG]\ufffd[2J."
     assert ("\x1b[38;2;255;45;149m■ " in second) is not bool(no_color)
@@ -201,8 +201,8 @@ def test_json_is_never_streamed(predict: Run, asked: object, monkeypatch: pytest
         (("<region1>", "--point", "nan,2"), "expected finite numbers"),
         (("<region1>", "--mask", "no-such.png"), "--mask no-such.png: expected an image file, found none"),
         (("<region1><region2><region3><region4>", *["--point", "1,1"] * 4), "expected at most 3, which this student"),
-        (("the square", "--output", "masked.xyz"), "expected a name that ends like a picture's, got '.xyz'; end it in"),
-        (("the square", "--output", "no/such/masked.png"), "expected a folder no/such, found none; make it first"),
+        (("the square", "--to", "masked.xyz"), "expected a name that ends like a picture's, got '.xyz'; end it in"),
+        (("the square", "--to", "no/such/masked.png"), "expected a folder no/such, found none; make it first"),
         (("the square", "--device", "abacus"), "--device abacus: expected a device of this machine"),
         (("the square", "--max-new-tokens", "0"), "Invalid value for '--max-new-tokens'"),
         (("the square", "--boxes", "1,2,3,4"), "No such option"),
@@ -251,21 +251,21 @@ def test_pictures_that_cannot_be_read(predict: Run, tmp_path: Path, picture: Pat
 
 def test_the_picture_itself_is_not_overwritten(predict: Run, picture: Path) -> None:
     before = picture.read_bytes()
-    code, _, err = predict("the square", "--output", picture)
+    code, _, err = predict("the square", "--to", picture)
     assert (code, picture.read_bytes()) == (2, before)
     assert "expected another file than the picture itself" in err
 
 
 def test_an_output_that_cannot_be_written(predict: Run, tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
-    code, _, err = predict("the square", "--output", tmp_path / "folder.png", "--max-new-tokens", 1)
+    code, _, err = predict("the square", "--to", tmp_path / "folder.png", "--max-new-tokens", 1)
     assert code == 2
     assert "expected a file that can be written" in err
 
 
 def test_checkpoints_that_are_none(predict: Run, masking_checkpoint: Path, tmp_path: Path) -> None:
     code, _, err = predict("the square", checkpoint=tmp_path / "nowhere")
-    assert code == 2
+    assert code == 4
     assert "found no config.json; `sailloft run RECIPE --dry-run` shows" in err
     assert not (tmp_path / "nowhere").exists()
     config = masking_checkpoint / "config.json"
@@ -287,7 +287,7 @@ def test_checkpoints_that_are_none(predict: Run, masking_checkpoint: Path, tmp_p
     assert "expected whole weights" in err
     weights.unlink()
     code, _, err = predict("the square")
-    assert code == 2
+    assert code == 4
     assert "model.safetensors" in err
 
 

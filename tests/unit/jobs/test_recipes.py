@@ -20,7 +20,9 @@ from jobs.loading import packaged_recipes
 from jobs.stages import plan_stages
 from jobs.train_teacher import load_teacher_recipe
 from model.student import PixelSail
+from pipelines.progress import NullProgress
 from storage.errors import UsageError
+from storage.forgotten import note_forgotten
 from storage.objects import Objects
 from teachers.packaged import packaged_teachers
 from teachers.registry import teacher_card
@@ -175,6 +177,21 @@ def test_what_runs_does_not_change_addresses(tmp_path: Path) -> None:
     plain = scenes_key()
     assert scenes_key("cluster.num_cpus=7", "workspace=/elsewhere", "name=other") == plain
     assert scenes_key("scenes.seed=1") != plain
+
+
+def test_with_forgotten_pictures_a_corpus_has_no_address_before_its_scenes(tmp_path: Path) -> None:
+    workspace = Objects.open(str(tmp_path))
+
+    def curate_key() -> str | None:
+        scenes, curate, *_ = plan_stages(load_recipe("smoke", [f"workspace={tmp_path}"]), Timings(workspace))
+        located = scenes.locate({}, NullProgress())
+        assert located is not None
+        found = curate.locate({"scenes": located}, NullProgress())
+        return None if found is None else found.key
+
+    assert curate_key() is not None
+    note_forgotten(workspace, "0" * 64, {})
+    assert curate_key() is None, "whether they have one of the pictures isn't known yet"
 
 
 def test_an_absent_checkpoint_of_a_teacher(tmp_path: Path) -> None:

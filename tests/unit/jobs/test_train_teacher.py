@@ -18,7 +18,7 @@ QUICK = ("num_steps=2", "num_held_out=1", "sources.3.weight=1.0e-9")
 
 def test_a_folder_with_everything_comes_to_be(tmp_path: Path) -> None:
     shown = io.StringIO()
-    summary = make_teacher("tiny-sam2", tmp_path / "mine", QUICK, display=PlainDisplay(shown))
+    summary = make_teacher("tiny-sam2", tmp_path / "mine", QUICK, display=PlainDisplay(shown)).text
     names = {path.name for path in (tmp_path / "mine").iterdir()}
     assert {"config.json", "model.safetensors", "recipe.json", "metrics.json", "README.md"} <= names
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

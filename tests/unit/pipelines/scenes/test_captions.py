@@ -30,7 +30,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Objects:
 
 
 def _pictures(scenes: Objects) -> list[PictureFacts]:
-    return [picture for block in plan_blocks(CONFIG) for picture in read_facts(scenes, block)["pictures"]]
+    return [picture for block in plan_blocks(CONFIG) for picture in read_facts(scenes, block)[0]["pictures"]]
 
 
 def test_a_caption_names_every_object_with_all_its_looks(scenes: Objects) -> None:

@@ -1,0 +1,1 @@
+"""KubeRay manifests: a cluster for a recipe, a job that brings its own, and schedules."""
