@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from tests.s3_server import S3Server, WeedServer, free_port
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_AUTH_MODE"] = "token"  # Ray reads it once, when it is first imported
+os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112 - Ray's spelling; by default ten seconds
 set_ray_environment()
 # A busy machine can halt any example for longer than that; a test as a whole has its time limit.
 settings.register_profile("without deadline", deadline=None)
@@ -42,6 +43,19 @@ def shared_data() -> Path:
 def closed_port() -> int:
     """A TCP port of loopback that nobody listens on."""
     return free_port()
+
+
+@pytest.fixture
+def s3_variables(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets variables of the environment in place of all that lead to an S3 server."""
+
+    def replace(**variables: str) -> None:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return replace
 
 
 @pytest.fixture(scope="session")

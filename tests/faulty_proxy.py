@@ -22,14 +22,28 @@ from dataclasses import dataclass
 from types import TracebackType
 from urllib.parse import urlsplit
 
-__all__ = ["Faults", "FaultyProxy", "Request"]
+__all__ = ["Faults", "FaultyProxy", "Refusal", "Request"]
 
 _CHUNK_BYTES = 256 * 1024
-_SLOW_DOWN = (
-    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.'
-    b"</Message></Error>"
-)
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer in place of the server's; without a body to HEAD, as HTTP has it."""
+
+    status: int
+    code: str
+    message: str
+
+    @property
+    def body(self) -> bytes:
+        """As S3 words it."""
+        error = f"<Error><Code>{self.code}</Code><Message>{self.message}</Message></Error>"
+        return f'<?xml version="1.0" encoding="UTF-8"?>\n{error}'.encode()
+
+
+_SLOW_DOWN = Refusal(503, "SlowDown", "Please reduce your request rate.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +56,9 @@ class Faults:
     """Of all bodies together, in both directions; None: as fast as it goes."""
     slow_down_share: float = 0.0
     """Answered by 503 SlowDown and not passed on."""
+    refused_share: float = 0.0
+    """Answered by `refusal` and not passed on."""
+    refusal: Refusal = Refusal(403, "AccessDenied", "Access Denied.")
     reset_share: float = 0.0
     """The connection is reset and nothing is passed on."""
     timeout_share: float = 0.0
@@ -56,6 +73,7 @@ class Faults:
         """Which fault befalls a request, if any."""
         shares = {
             "slow_down": self.slow_down_share,
+            "refused": self.refused_share,
             "reset": self.reset_share,
             "timeout": self.timeout_share,
             "lost_answer": self.lost_answer_share,
@@ -206,8 +224,10 @@ class FaultyProxy:
         if request.fault == "timeout":
             await asyncio.sleep(faults.timeout_s)
             raise _Lost
-        if request.fault == "slow_down":
-            await self._refuse(request, head, reader, writer)
+        if request.fault in ("slow_down", "refused"):
+            async for chunk in self._body(reader, head):
+                request.sent_bytes += len(chunk)
+            await _refuse(request, _SLOW_DOWN if request.fault == "slow_down" else faults.refusal, writer)
             return
         if request.fault == "torn_upload":
             await self._tear(request, head, reader)
@@ -217,17 +237,6 @@ class FaultyProxy:
             upstream[1].transport.abort()
             raise _Lost
         await self._give(request, answer, upstream, writer)
-
-    async def _refuse(
-        self, request: Request, head: _Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        async for chunk in self._body(reader, head):
-            request.sent_bytes += len(chunk)
-        request.status = 503
-        body = b"" if request.method == "HEAD" else _SLOW_DOWN
-        writer.write(b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\n")
-        writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
-        await writer.drain()
 
     async def _ask(self, request: Request, head: _Head, reader: asyncio.StreamReader) -> tuple[_Streams, _Head]:
         """Passes the request to the server; its streams and the head of its answer."""
@@ -316,6 +325,14 @@ class FaultyProxy:
         now_s = self._loop.time()
         self._free_at_s = max(now_s, self._free_at_s) + num_bytes / self.faults.bytes_per_s
         await asyncio.sleep(self._free_at_s - now_s)
+
+
+async def _refuse(request: Request, refusal: Refusal, writer: asyncio.StreamWriter) -> None:
+    request.status = refusal.status
+    body = b"" if request.method == "HEAD" else refusal.body
+    writer.write(b"HTTP/1.1 %d Refused\r\nContent-Type: application/xml\r\n" % refusal.status)
+    writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+    await writer.drain()
 
 
 async def _read_head(reader: asyncio.StreamReader) -> _Head:

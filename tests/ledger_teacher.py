@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from storage.keys import content_key
-from storage.recipe import RecipeModel
-from teachers.base import StudentSource
+from teachers.base import BaseTeacherConfig, StudentSource
 from teachers.registry import TeacherCard
 
 __all__ = ["LedgerTeacher", "LedgerTeacherConfig", "computations", "ledger_card", "ledger_times", "picture_key"]
@@ -25,11 +24,10 @@ __all__ = ["LedgerTeacher", "LedgerTeacherConfig", "computations", "ledger_card"
 _CELL_PX = 4
 
 
-class LedgerTeacherConfig(RecipeModel):
+class LedgerTeacherConfig(BaseTeacherConfig, frozen=True):
     """Features are local means of the picture under a fixed mixture of channels."""
 
     kind: Literal["ledger"] = "ledger"
-    checkpoint: str | None = None
     dtype: Literal["float32"] = "float32"
     num_channels: int = 8
     grid: tuple[int, int] | None = None

@@ -1,4 +1,4 @@
-"""A tiny student on disk that knows three regions and answers with as many `[SEG]` as it may."""
+"""A tiny student on disk that knows three regions and answers with one token alone, `[SEG]` or another."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import torch
 from model.checkpoint import checkpoint_files
 from model.config import StudentConfig
 from model.student import PixelSail
-from model.tokenizer import StudentTokenizer
+from model.tokenizer import SEG, StudentTokenizer
 
 __all__ = ["write_masking_student"]
 
 
-def write_masking_student(folder: Path) -> Path:
+def write_masking_student(folder: Path, word: str = SEG) -> Path:
     """Makes the folder of the student.
 
     Args:
         folder: to make.
+        word: whose first token it answers with.
 
     Returns:
         The same folder.
@@ -43,7 +44,7 @@ def write_masking_student(folder: Path) -> Path:
     with torch.no_grad():
         student.embed_tokens.weight[:, 0] = 1.0  # so that the first channel behind the last layer is positive
         student.lm_head.weight.zero_()
-        student.lm_head.weight[tokenizer.seg, 0] = 1.0
+        student.lm_head.weight[tokenizer.encode(word)[0], 0] = 1.0
     folder.mkdir()
     for name, data in checkpoint_files(student, tokenizer).items():
         (folder / name).write_bytes(data)

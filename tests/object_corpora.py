@@ -51,7 +51,9 @@ def drawn_picture(number: int) -> ImageRecord:
     )
 
 
-def write_object_corpus(objects: Objects, num_pictures: int = 8, split: str = "val") -> Corpus:
+def write_object_corpus(
+    objects: Objects, num_pictures: int = 8, split: str = "val", task: Task = Task.INSTANCE
+) -> Corpus:
     """Publishes a corpus with one sample per category and picture."""
     images = [drawn_picture(number) for number in range(num_pictures)]
     samples = [
@@ -59,7 +61,7 @@ def write_object_corpus(objects: Objects, num_pictures: int = 8, split: str = "v
             sample_id=hashlib.sha256(f"{image.image_id}/{category}".encode()).hexdigest(),
             image_id=image.image_id,
             family="drawn",
-            task=Task.INSTANCE,
+            task=task,
             split=split,
             regions=tuple(box_region(box, HEIGHT_PX, WIDTH_PX, name) for name, box, _ in OBJECTS if name == category),
             turns=(Turn(text=category, targets=((0,),)),),

@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.distillation.config import FeaturesConfig
-from pipelines.distillation.plan import ImageSize, feature_grid, plan_teaching
-from pipelines.distillation.wanted import wanted_images
+from pipelines.distillation.plan import plan_teaching
+from pipelines.distillation.wanted import KnownImages
+from pipelines.distillation.windows import WantedWindows
 from storage.codecs import codec_of
 from storage.corpus import Corpus
-from storage.feature_index import PartDescription, part_objects
-from storage.feature_plan import plan_rows
-from storage.feature_writer import RowEntry, WrittenShard, publish_part, write_part_metadata
-from storage.features import FeatureStore
+from storage.feature_index import read_snapshot
 from storage.keys import Json
-from storage.manifest import FileEntry, Manifest, publish
 from storage.objects import Objects
-from storage.schema import IMAGE_SCHEMA, SCHEMA_VERSION
-from storage.shards import RowStatus
 from teachers.mask2former import Mask2FormerTeacherConfig
+from tests.benchmarks.large_corpora import (
+    IMAGES_PER_FILE,
+    ROWS_PER_GROUP,
+    coco_images,
+    write_image_rows,
+    write_row_part,
+)
 from tests.benchmarks.measuring import Figures, Options, in_fresh_process, judged, machine, spread
 
-__all__ = ["plan_1m"]
+__all__ = ["FEATURES", "NUM_CHANNELS", "TEACHER", "plan_1m"]
 
-_TEACHER = Mask2FormerTeacherConfig(short_side_px=800, long_side_px=1333)
-_FEATURES = FeaturesConfig(codec="raw16")
-_NUM_CHANNELS = 256
+TEACHER = Mask2FormerTeacherConfig(short_side_px=800, long_side_px=1333)
+FEATURES = FeaturesConfig(codec="raw16")
+NUM_CHANNELS = 256
 _PRESENT_SHARE = 0.9
 _NUM_PARTS = 9
-_IMAGES_PER_FILE = 8192
-_ROWS_PER_GROUP = 20  # what 2 MiB of photographs of 100 kB are
-_SIZES_PX = tuple(
-    (height, width)
-    for height, width, share in ((480, 640, 40), (640, 480, 12), (427, 640, 20), (640, 427, 8), (500, 375, 4))
-    for _ in range(share)
-)
-"""Commonest sizes of COCO's photographs, by their share; every sixth image has a size of its own."""
 
 
 def plan_1m(options: Options) -> Figures:
@@ -83,80 +70,29 @@ def _workload() -> dict[str, Json]:
         "teacher": "Mask2Former's geometry (short side 800 px, stride 4), 256 channels, raw16",
         "present": _PRESENT_SHARE,
         "parts": _NUM_PARTS,
-        "images": f"files of {_IMAGES_PER_FILE}, row groups of {_ROWS_PER_GROUP}, without their bytes",
+        "images": f"files of {IMAGES_PER_FILE}, row groups of {ROWS_PER_GROUP}, without their bytes",
         "page_cache": "warm",
     }
 
 
-def _images(num_images: int) -> Iterator[ImageSize]:
-    generator = np.random.default_rng(0)
-    kinds = generator.integers(0, len(_SIZES_PX), num_images)
-    odd = generator.integers(200, 641, (num_images, 2))
-    for number in range(num_images):
-        height, width = odd[number].tolist() if number % 6 == 0 else _SIZES_PX[kinds[number]]
-        yield hashlib.sha256(str(number).encode()).hexdigest(), height, width
-
-
 def _prepare(folder: str, num_images: int) -> None:
     """A corpus, and a store that holds most of it."""
-    images = sorted(_images(num_images))
-    _write_corpus(Objects.open(f"{folder}/corpus"), images)
+    images = sorted(coco_images(num_images))
+    write_image_rows(Objects.open(f"{folder}/corpus"), images)
     store = Objects.open(f"{folder}/store")
     present = [image for number, image in enumerate(images) if number % 10 < 10 * _PRESENT_SHARE]
     for number in range(_NUM_PARTS):
-        _write_part(store, f"{number:064x}", present[number::_NUM_PARTS])
-
-
-def _write_corpus(objects: Objects, images: list[ImageSize]) -> None:
-    files: list[FileEntry] = []
-    for number, start in enumerate(range(0, len(images), _IMAGES_PER_FILE)):
-        some = images[start : start + _IMAGES_PER_FILE]
-        columns: dict[str, list[object]] = {
-            "image_id": [image_id for image_id, _, _ in some],
-            "height": [height for _, height, _ in some],
-            "width": [width for _, _, width in some],
-            "media_type": ["image/jpeg"] * len(some),
-            "uri": [f"s3://photographs/{image_id}.jpg" for image_id, _, _ in some],
-            "sources": [[]] * len(some),
-            "difference_hash": [0] * len(some),
-        }
-        empty = [None] * len(some)
-        table = pa.table({name: columns.get(name, empty) for name in IMAGE_SCHEMA.names}, schema=IMAGE_SCHEMA)
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, row_group_size=_ROWS_PER_GROUP, write_statistics=["image_id"])
-        data = sink.getvalue().to_pybytes()
-        objects.create(f"images/{number:05d}.parquet", data)
-        files.append(FileEntry.of(f"images/{number:05d}.parquet", data, len(some)))
-    publish(objects, Manifest("corpus", "c", SCHEMA_VERSION, {}, {}, tuple(files)))
-
-
-def _write_part(store: Objects, key: str, images: list[ImageSize]) -> None:
-    """A part whose table of rows is whole and whose shards aren't there: planning reads no shard."""
-    codec = codec_of(_FEATURES.codec)
-    grids = [(image_id, *feature_grid(_FEATURES, _TEACHER, "mask_features", *size)) for image_id, *size in images]
-    plan = plan_rows(grids, _NUM_CHANNELS, codec.bits_per_value / 8)
-    description = PartDescription("fingerprint", codec.encoding, _NUM_CHANNELS)
-    part = part_objects(store, key)
-    write_part_metadata(part, plan, description, codec)
-    shards = list(plan.shards())
-    written = {
-        shard.key: WrittenShard(
-            FileEntry.of(shard.key, b"", len(shard.rows)),
-            tuple(RowEntry(row.image_id, row.height, row.width, RowStatus.OK, "", 0.0) for row in shard.rows),
-        )
-        for shard in shards
-    }
-    with patch("storage.feature_writer.written_shards", return_value=frozenset(written)):
-        publish_part(store, key, plan, description, codec, recipe={}, inputs={}, written=written)
+        write_row_part(store, f"{number:064x}", present[number::_NUM_PARTS], FEATURES, TEACHER, NUM_CHANNELS)
 
 
 def _plan(folder: str) -> dict[str, float]:
     start_s = time.perf_counter()
-    store = FeatureStore.open(f"{folder}/store")
-    wanted = wanted_images(Corpus.open(f"{folder}/corpus"), _FEATURES)
-    missing = wanted.select(wanted.unknown_to(store))
-    codec = codec_of(_FEATURES.codec)
-    plan = plan_teaching(missing, _FEATURES, _TEACHER, "mask_features", _NUM_CHANNELS, codec, "s")
+    store, codec = Objects.open(f"{folder}/store"), codec_of(FEATURES.codec)
+    wanted = WantedWindows(Corpus.open(f"{folder}/corpus"), FEATURES).wanted(0)
+    known = KnownImages(wanted, store, codec)
+    known.update(read_snapshot(store))
+    missing = wanted.select(known.unknown)
+    plan = plan_teaching(missing, FEATURES, TEACHER, "mask_features", NUM_CHANNELS, codec, "s")
     num_shards = sum(1 for _ in plan.tasks())
     seconds = time.perf_counter() - start_s
     return {

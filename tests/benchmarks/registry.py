@@ -14,6 +14,7 @@ SUITES = {
     "evaluate": "tests.benchmarks.evaluate",
     "feed": "tests.benchmarks.feed",
     "features": "tests.benchmarks.features",
+    "scale": "tests.benchmarks.scale",
     "student": "tests.benchmarks.student",
     "teach": "tests.benchmarks.teach",
     "train": "tests.benchmarks.train",

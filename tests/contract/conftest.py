@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 
 import pytest
 
@@ -10,9 +10,6 @@ from tests.s3_server import S3Server
 
 
 @pytest.fixture
-def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in s3_server.environment.items():
-        monkeypatch.setenv(name, value)
+def s3_bucket(s3_server: S3Server, s3_variables: Callable[..., None]) -> str:
+    s3_variables(**s3_server.environment)
     return f"s3://{s3_server.bucket}"

@@ -78,7 +78,7 @@ def test_pins_are_names_and_versions_alone() -> None:
 
 def test_make_targets_named_in_the_documents_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     pattern = re.compile(r"(?:^|`)make ([a-z-]+)", flags=re.MULTILINE)
     named = {name for path in documents for name in pattern.findall(path.read_text())}
     assert named <= targets
@@ -86,7 +86,7 @@ def test_make_targets_named_in_the_documents_exist() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     broken = [
         f"{path.name}: {link}"
         for path in documents

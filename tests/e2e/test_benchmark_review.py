@@ -5,13 +5,10 @@ Pictures of the pages are kept in the test's folder.
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,64 +28,15 @@ from pipelines.evaluation.pipeline import evaluate
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus
 from storage.objects import Objects
+from tests.browsing import OpenPage
 from tests.masking_student import write_masking_student
 from tests.object_corpora import MarkupCaptioner, write_object_corpus
-from tests.review_server import ReviewServer
+from tests.view_server import ViewServer
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 _EVIL = '<script>document.title="evil"</script><img src=x onerror="document.title=1">'
-_TIMEOUT_MS = 20_000
-Open = Callable[..., "Page"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The system's Chromium, without a window and without network of its own."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = os.environ.get("SAILLOFT_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(f"no Chromium: none of {', '.join(names)} is on the path, and SAILLOFT_CHROMIUM names none")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"]
-        )
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Open]:
-    """Opens an address as a person with a browser of their own; says whose name it is, if asked to."""
-    contexts = []
-    troubles: list[str] = []
-
-    def open_as(address: str, name: str | None = None) -> Page:
-        context = browser.new_context(viewport={"width": 1366, "height": 850})
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(_TIMEOUT_MS)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda request: _note_foreign(request.url, address, troubles))
-        page.goto(address)
-        if name is not None:
-            page.fill("#name", name)
-            page.keyboard.press("Enter")
-            page.wait_for_url("**/review/")
-        return page
-
-    yield open_as
-    for context in contexts:
-        context.close()
-    assert troubles == []
-
-
-def _note_foreign(url: str, address: str, troubles: list[str]) -> None:
-    if not url.startswith(address.partition("?")[0]):
-        troubles.append(f"asked for {url}")
 
 
 @pytest.fixture
@@ -98,6 +46,14 @@ def drafts(tmp_path: Path) -> Drafts:
     return build_drafts(
         corpus, BuildConfig(num_per_task=2), Objects.open(tmp_path / "drafts"), captioner=MarkupCaptioner(_EVIL)
     )
+
+
+def as_reviewer(page: Page, name: str) -> Page:
+    """Says whose name it is."""
+    page.fill("#name", name)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/review/")
+    return page
 
 
 def press(page: Page, key: str) -> None:
@@ -116,11 +72,11 @@ def decisions_of(drafts: Drafts, name: str) -> list[str]:
 
 @pytest.mark.timeout(240)
 def test_two_people_review_by_keyboard_and_a_killed_server_loses_nothing(
-    drafts: Drafts, open_page: Open, tmp_path: Path
+    drafts: Drafts, open_page: OpenPage, tmp_path: Path
 ) -> None:
-    server = ReviewServer(drafts.objects.url, tmp_path / "first.log")
+    server = ViewServer(drafts.objects.url, tmp_path / "first.log")
     try:
-        page = open_page(server.address, "Ada")
+        page = as_reviewer(open_page(server.address), "Ada")
         assert "token" not in page.url
         page.screenshot(path=tmp_path / "overview.png")
         press(page, "o")
@@ -164,12 +120,12 @@ def test_two_people_review_by_keyboard_and_a_killed_server_loses_nothing(
     finally:
         server.stop(signal.SIGKILL)
 
-    server = ReviewServer(drafts.objects.url, tmp_path / "second.log", "--port", str(server.port))
+    server = ViewServer(drafts.objects.url, tmp_path / "second.log", "--port", str(server.port))
     try:
         # The old token isn't valid any more, and the page says what to do.
         page.keyboard.press("a")
         page.wait_for_function("document.getElementById('message').textContent.includes('open the address')")
-        page = open_page(server.address, "ada")
+        page = as_reviewer(open_page(server.address), "ada")
         assert "3 of 6 items wait for you" in page.inner_text("h1")
         press(page, "o")
         press(page, "u")
@@ -180,7 +136,7 @@ def test_two_people_review_by_keyboard_and_a_killed_server_loses_nothing(
         assert "Nothing waits for you" in page.inner_text("main")
 
         # Somebody else at the same time, in another browser.
-        other = open_page(server.address, "Bo")
+        other = as_reviewer(open_page(server.address), "Bo")
         press(other, "o")
         for _ in range(6):
             press(other, "a")
@@ -190,7 +146,7 @@ def test_two_people_review_by_keyboard_and_a_killed_server_loses_nothing(
         assert other.locator("#disputed li").count() == 2
         other.screenshot(path=tmp_path / "agreement.png", full_page=True)
 
-        third = open_page(server.address, "Cy")
+        third = as_reviewer(open_page(server.address), "Cy")
         assert "2 of 6 items wait for you" in third.inner_text("h1")
         press(third, "o")
         assert "What others decided" in third.inner_text("main")
@@ -208,8 +164,8 @@ def test_two_people_review_by_keyboard_and_a_killed_server_loses_nothing(
 
 
 @pytest.mark.timeout(120)
-def test_only_this_machine_with_the_token_is_served(drafts: Drafts, open_page: Open, tmp_path: Path) -> None:
-    server = ReviewServer(drafts.objects.url, tmp_path / "server.log")
+def test_only_this_machine_with_the_token_is_served(drafts: Drafts, open_page: OpenPage, tmp_path: Path) -> None:
+    server = ViewServer(drafts.objects.url, tmp_path / "server.log")
     try:
         for address in (server.address.partition("?")[0], f"{server.address}x"):
             page = open_page(address)
@@ -230,7 +186,9 @@ def _log_without_address(log: Path) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_thirty_items_on_photographs_from_drafts_to_scores(shared_data: Path, open_page: Open, tmp_path: Path) -> None:
+def test_thirty_items_on_photographs_from_drafts_to_scores(
+    shared_data: Path, open_page: OpenPage, tmp_path: Path
+) -> None:
     """Ten drafts per task on COCO's photographs, reviewed by two people, exported, read back, and a student scored."""
     root = shared_data / "data/coco2017"
     source = {"kind": "coco_panoptic", "annotations": "annotations/panoptic_val2017.json", "images": "val2017"}
@@ -240,10 +198,10 @@ def test_thirty_items_on_photographs_from_drafts_to_scores(shared_data: Path, op
     drafts = Drafts.open(Objects.open(shown.splitlines()[-1].rpartition(" ")[2]))
     assert len(drafts.to_review) == 30
 
-    server = ReviewServer(drafts.objects.url, tmp_path / "server.log")
+    server = ViewServer(drafts.objects.url, tmp_path / "server.log")
     try:
         for name in ("Ada", "Bo"):
-            page = open_page(server.address, name)
+            page = as_reviewer(open_page(server.address), name)
             press(page, "o")
             for number in range(30):
                 if name == "Ada" and number in (0, 10, 20):

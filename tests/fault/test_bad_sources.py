@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pickle
 import random
+import socket
 import struct
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +276,36 @@ def test_a_folder_in_the_place_of_an_image_is_rejected(tmp_path: Path) -> None:
     picture.unlink()
     picture.mkdir()
     assert _only_reject(config, tmp_path / "out").reason is RejectReason.IMAGE_UNREADABLE
+
+
+def _put_socket(place: Path) -> None:
+    with contextlib.chdir(place.parent), socket.socket(socket.AF_UNIX) as server:  # names of sockets are short
+        server.bind(place.name)
+
+
+@pytest.mark.parametrize(("put", "found"), [(os.mkfifo, "a FIFO"), (_put_socket, "a socket")], ids=["FIFO", "socket"])
+def test_nobody_waits_for_what_is_no_file(tmp_path: Path, put: Callable[[Path], None], found: str) -> None:
+    """Reading a FIFO would wait until somebody writes into it."""
+    config = _write_source(tmp_path / "in")
+    picture = tmp_path / "in/images/train2014/2.png"
+    picture.unlink()
+    put(picture)
+    reject = _only_reject(config, tmp_path / "out")
+    assert reject.reason is RejectReason.IMAGE_UNREADABLE
+    assert reject.detail == f"images/train2014/2.png: expected a file, found {found}"
+    rows = [{"kind": "images", "pictures": ["images"]}, {"kind": "generic", "rows": ["rows.jsonl"]}]
+    (tmp_path / "in/rows.jsonl").write_text(json.dumps({"image": "packed.zip/a.png", "caption": "a cup"}))
+    put(tmp_path / "in/packed.zip")
+    folders = CurationConfig.model_validate({"root": str(tmp_path / "in"), "sources": rows, "max_reject_share": 1})
+    rejects = {reject.locator: reject.detail for reject in _curate(folders, tmp_path / "folders").rejects()}
+    assert rejects == {
+        "train2014/2.png": f"images/train2014/2.png: expected a file, found {found}",
+        "row=0": "packed.zip/a.png: no such file in the source's folder",
+    }
+    (tmp_path / "in" / _REFS).unlink()
+    put(tmp_path / "in" / _REFS)
+    with pytest.raises(SourceError, match=rf"refs\(unc\)\.p: expected a file, found {found}; expected refcoco/refs"):
+        _curate(config, tmp_path / "refs")
 
 
 @pytest.mark.parametrize(

@@ -19,17 +19,16 @@ import pytest
 
 from pipelines.distillation import teaching as teaching_module
 from pipelines.distillation.config import FeaturesConfig
-from pipelines.distillation.steps import decode_rgb
 from pipelines.distillation.teaching import teaching_of
 from pipelines.progress import NullProgress
 from storage.codecs import codec_of
 from storage.corpus import Corpus
 from storage.feature_upkeep import collect_garbage
-from storage.features import open_features
 from storage.objects import Objects
-from tests.fault.local_cluster import LocalCluster
+from tests.computed_once import check_computed_once
 from tests.faulty_proxy import Faults, FaultyProxy
-from tests.ledger_teacher import LedgerTeacherConfig, computations, ledger_card, ledger_times, picture_key
+from tests.ledger_teacher import LedgerTeacherConfig, computations, ledger_card
+from tests.local_cluster import LocalCluster
 from tests.s3_server import WeedServer
 from tests.shards_here import run_shards_here
 from tests.small_corpora import noise_picture, write_corpus
@@ -103,7 +102,7 @@ def peace(tmp_path_factory: pytest.TempPathFactory) -> Peace:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teaching_module, "teacher_card", ledger_card)
         features = FeaturesConfig.model_validate(FEATURES)
-        teaching = teaching_of(corpus, LedgerTeacherConfig(), features, codec_of("raw16"), store)  # type: ignore[arg-type]
+        teaching = teaching_of(corpus, LedgerTeacherConfig(), features, codec_of("raw16"), store)
         teaching.complete(run_shards_here, NullProgress())
     return Peace(corpus, store, everything(store))
 
@@ -169,17 +168,7 @@ def assert_like_peace(store: Objects, peace: Peace) -> None:
 
 def assert_nothing_twice_but_in_flight(store: Path, ledger: Path, peace: Peace, num_deaths: int) -> None:
     """No picture was computed after its shard stood, and each death cost two shards at most."""
-    times = ledger_times(ledger)
-    assert len(times) == NUM_IMAGES
-    features = open_features(store)
-    for record in peace.corpus.images():
-        ref = features.ref(record.image_id)
-        rows_per_shard = next(part.arrays[ref.array].rows_per_shard for part in features.parts if part.key == ref.part)
-        shard = store / f"parts/{ref.part}/{ref.array}/c/{ref.row // rows_per_shard}/0/0"
-        key = picture_key(LedgerTeacherConfig().preprocess(decode_rgb(record.data or b"")))
-        assert max(times[key]) <= shard.stat().st_mtime + 0.01, f"{record.image_id} was computed again"
-    num_again = sum(len(computed) - 1 for computed in times.values())
-    assert num_again <= 2 * IMAGES_PER_SHARD * num_deaths
+    check_computed_once(Objects.open(store), peace.corpus, ledger, most_again=2 * IMAGES_PER_SHARD * num_deaths)
 
 
 def test_killed_actors_lost_nodes_and_a_killed_driver(cluster: LocalCluster, peace: Peace, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from pipelines.training.config import LoaderConfig
 from pipelines.training.feed import StepBatches
 from pipelines.training.loader import iterate
-from tests.fault.local_cluster import descendants, process_title
 from tests.fault.train_runs import wait_until
+from tests.local_cluster import descendants, process_title
 
 SHARED = Path("/dev/shm")
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="looks into Linux' folder of shared memory")

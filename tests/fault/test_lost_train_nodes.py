@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault.local_cluster import LocalCluster
 from tests.fault.train_runs import Run, metrics, states, wait_until
+from tests.local_cluster import LocalCluster
 from tests.training_ranks import history
 
 # Stages before training and a run in peace come first; then each test starts its workers two or three times and waits

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault.local_cluster import descendants, process_title
 from tests.fault.train_runs import Run, metrics, states
+from tests.local_cluster import descendants, process_title
 
 # Stages before training come first, with three starts of the workers: two minutes on two cores.
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]

@@ -19,10 +19,11 @@ TOLERANCE = 1e-6
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
-    default = Path(__file__).resolve().parents[3] / "shared" / "golden" / "metrics_a.json"
-    path = Path(os.environ.get("SAILLOFT_GOLDEN_METRICS", default))
+    named = os.environ.get("SAILLOFT_GOLDEN_METRICS")
+    path = Path(named or Path(__file__).resolve().parents[3] / "shared" / "golden" / "metrics_a.json")
     path = path if path.suffix == ".json" else path.with_name(path.name + ".json")
     if not path.is_file():
+        assert named is None, f"SAILLOFT_GOLDEN_METRICS: expected a file, found none at {path}"
         pytest.skip(f"no golden metrics at {path}; set SAILLOFT_GOLDEN_METRICS to the file, with or without .json")
     return json.loads(path.read_text())
 

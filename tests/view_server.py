@@ -10,13 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["ReviewServer"]
+__all__ = ["ViewServer"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 _START_TIMEOUT_S = 60.0
 
 
-class ReviewServer:
+class ViewServer:
     """The command, serving.
 
     Args:
