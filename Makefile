@@ -11,7 +11,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-fault test-gpu test-slow lint type fmt bench install clean
+.PHONY: help demo test test-all test-fault test-gpu test-slow lint type fmt bench docs install clean
 
 ifndef PYTHON
 PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -64,10 +64,12 @@ test-gpu: $(STAMP) ## Tests that need an accelerator
 test-slow: $(STAMP) ## Tests of minutes: the wheel in a clean environment, overfitting real photographs
 	$(PYTEST) -m "slow and not gpu and not network" $(ARGS)
 
-lint: $(STAMP) ## Ruff's rules and format, and the import layers
+lint: $(STAMP) ## Ruff's rules and format, the import layers, the Dockerfile, known weaknesses of the pinned versions
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/python -m tests.dependency_audit
 
 type: $(STAMP) ## Types, by pyright
 	$(BIN)/pyright
@@ -79,11 +81,15 @@ fmt: $(STAMP) ## Rewrites the sources in ruff's format, with what it can mend by
 bench: $(STAMP) ## The benchmarks, timed and printed (`make test` runs each once, untimed)
 	$(BIN)/python -m tests.benchmarks
 
+docs: $(STAMP) ## The pages of docs/ as a site, in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 install: $(STAMP) ## Only the virtual environment
 
 clean: ## Removes caches and builds; keeps .venv and runs/
-	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find jobs model pipelines storage teachers tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find docs jobs model pipelines storage teachers tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP):
 	@test -n "$(PYTHON)" || { echo "Sailloft needs Python 3.11 or later as python3 (or python3.11 and up) on the path;" \
