@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import cast
@@ -238,11 +239,17 @@ def _hand_in(server: JobServer, order: Order) -> tuple[str, bool]:
     with tempfile.TemporaryDirectory(prefix="sailloft-submit-") as folder:
         if order.code is not None:
             order.code.write(Path(folder))
-        (Path(folder) / RECIPE_NAME).write_text(_recipe_text(order), encoding="utf-8")
+        (Path(folder) / RECIPE_NAME).write_text(_own_heading(job_id) + _recipe_text(order), encoding="utf-8")
         is_new = server.hand_in(job_id, order.entrypoint, order.job_runtime_env(folder), order.metadata(_version()))
     if not is_new:
         _require_same(server.known_job(job_id), order)
     return job_id, is_new
+
+
+def _own_heading(job_id: str) -> str:
+    """A comment that no other submission has: Ray keeps working directories by what they hold, and deletes that of a
+    job that has died some seconds later, with all that a job of equal files would need."""
+    return f"# job {job_id}, handed in {datetime.now(UTC).isoformat()}\n"
 
 
 def _recipe_text(order: Order) -> str:

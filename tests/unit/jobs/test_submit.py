@@ -65,6 +65,15 @@ def test_only_the_recipe_and_named_variables_travel(client: FakeClient, order: M
     assert "key" not in str(job["metadata"])
 
 
+def test_no_two_submissions_have_equal_files(client: FakeClient, order: MakeOrder) -> None:
+    # Ray names a working directory by what it holds, and would delete the first job's under the second one.
+    for _ in range(2):
+        client.add(submit_order(order(), ADDRESS).job_id, "FAILED", 1)
+    first, second = (sent["recipe.yaml"] for sent in client.sent)
+    assert first != second
+    assert yaml.safe_load(first) == yaml.safe_load(second)
+
+
 def test_own_modules_and_libraries_travel_when_asked(client: FakeClient, order: MakeOrder, tmp_path: Path) -> None:
     for name in ("mine/teacher.py", ".env", "weights.pt"):
         path = tmp_path / "code" / name
