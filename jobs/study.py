@@ -219,14 +219,34 @@ class Study(RecipeModel):
             overrides: `FIELD=VALUE` for all runs; what a run changes itself stays changed.
 
         Raises:
-            UsageError: the recipe can't be read, or a field is wrong.
+            UsageError: the recipe can't be read, a field is wrong, or it doesn't measure what the study asks for.
         """
         tree = merge(read_recipe_tree(self.recipe), self.changes)
         for override in overrides:
             tree = apply_override(tree, override)
         tree = merge(tree, run.changes)
         training: Tree = {"seed": seed} if init is None else {"seed": seed, "init": init}
-        return validate_recipe(Recipe, merge(tree, {"training": training}), f"{self.recipe} of study {self.name}")
+        recipe = validate_recipe(Recipe, merge(tree, {"training": training}), f"{self.recipe} of study {self.name}")
+        if run.scored:
+            self._require_measured(recipe)
+        return recipe
+
+    def _require_measured(self, recipe: Recipe) -> None:
+        """Finds a score that no run would give before the first run is made."""
+        benchmarks = recipe.evaluation.by_name()
+        for place, metric in enumerate(self.metrics):
+            asked = benchmarks.get(metric.benchmark)
+            if asked is None:
+                raise UsageError(
+                    f"study {self.name}: metrics.{place}.benchmark: expected one of the recipe's "
+                    f"({', '.join(benchmarks)}), got {metric.benchmark!r}; add it to evaluation.benchmarks"
+                )
+            variants: Sequence[Variant] = getattr(asked, "variants", (Variant.STANDARD,))
+            if metric.variant not in variants:
+                raise UsageError(
+                    f"study {self.name}: metrics.{place}.variant: expected one that {metric.benchmark} asks in "
+                    f"({', '.join(variants)}), got {metric.variant.value!r}; add it to the benchmark's variants"
+                )
 
 
 def packaged_studies() -> dict[str, Path]:

@@ -59,9 +59,12 @@ def run_study(
             seed that the study hasn't.
         SailloftError: whatever a stage raises.
     """
-    for seed in study.chosen_seeds(seeds):
+    runs, chosen_seeds = study.chosen(only), study.chosen_seeds(seeds)
+    for run in runs:
+        study.recipe_of(run, chosen_seeds[0], None, overrides)  # what is wrong with any is told before the first is made
+    for seed in chosen_seeds:
         checkpoints: dict[str, str] = {}
-        for run in study.chosen(only):
+        for run in runs:
             init = None if run.starts_from is None else checkpoints[run.starts_from]
             recipe = study.recipe_of(run, seed, init, overrides)
             display.note("study", f"{run.name}, seed {seed}")

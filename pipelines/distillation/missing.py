@@ -85,7 +85,10 @@ def _totals(
 
 
 class _Sizes(Sequence[ImageSize]):
-    """Images that are missing, or all if none is, read when they are asked for: cheapest in their order."""
+    """Images that are missing, or all if none is, read when they are asked for: cheapest in their order.
+
+    Other runs may write meanwhile: then another image of the window that is missing stands in, or any of it.
+    """
 
     def __init__(self, census: Census, counts: Sequence[ImageCounts]) -> None:
         self._census, self._of_missing = census, any(one.missing for one in counts)
@@ -108,4 +111,6 @@ class _Sizes(Sequence[ImageSize]):
 
     def _size(self, known: KnownImages, number: int) -> ImageSize:
         places = np.flatnonzero(known.unknown) if self._of_missing else np.arange(len(known.wanted))
-        return known.wanted.select(places[[number]])[0]
+        if not len(places):
+            places = np.arange(len(known.wanted))
+        return known.wanted.select(places[[number % len(places)]])[0]

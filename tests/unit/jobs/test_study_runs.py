@@ -126,9 +126,24 @@ def test_seeds_that_the_study_has_not_are_refused(pretended: Pretended) -> None:
 
 
 def test_a_score_that_was_not_taken_is_named(pretended: Pretended) -> None:
-    study = small_study(metrics=[{"label": "words", "benchmark": "description", "metric": "attribute_accuracy"}])
-    with pytest.raises(UsageError, match=r"expected a score description attribute_accuracy standard .* referring cIoU"):
+    study = small_study(metrics=[{"label": "words", "benchmark": "referring", "metric": "attribute_accuracy"}])
+    with pytest.raises(UsageError, match=r"expected a score referring attribute_accuracy standard .* referring cIoU"):
         pretended.study(study)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"benchmark": "description"}, r"metrics.0.benchmark: expected one of the recipe's \(referring\), got 'descri"),
+        ({"variant": "moved"}, r"metrics.0.variant: expected one that referring asks in \(.*\), got 'moved'; add it"),
+    ],
+)
+def test_a_score_that_no_run_would_give_is_named_before_the_first(
+    pretended: Pretended, fields: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        pretended.study(small_study(metrics=[{"label": "words", **fields}]))
+    assert pretended.asked == []
 
 
 def _told(pretended: Pretended, *options: str) -> str:

@@ -222,6 +222,16 @@ def test_a_forecast_adds_up_the_parts(tmp_path: Path, images: list[ImageRecord])
     assert sorted(parted.sizes) == sorted((image.image_id, image.height, image.width) for image in images[5:])
 
 
+def test_a_probe_draws_pictures_while_another_run_writes_them(tmp_path: Path, images: list[ImageRecord]) -> None:
+    corpus, few = _corpus(tmp_path, images, "a"), FEATURES.model_copy(update={"images_per_part": 4})
+    teaching = _teaching(tmp_path, corpus, few)
+    drawn = find_missing(corpus, teaching.teacher, few, teaching.codec, teaching.output, 4).sizes
+    _complete(_teaching(tmp_path, _corpus(tmp_path, images[:9], "b")))
+    known = {(image.image_id, image.height, image.width) for image in images}
+    assert len(drawn) == 12
+    assert set(drawn) <= known
+
+
 def test_two_runs_share_what_is_missing_by_parts(tmp_path: Path, images: list[ImageRecord]) -> None:
     corpus, few = _corpus(tmp_path, images, "a"), FEATURES.model_copy(update={"images_per_part": 4})
     one, other = _teaching(tmp_path, corpus, few), _teaching(tmp_path, corpus, few)

@@ -79,6 +79,8 @@ def test_other_sites_can_not_post(admitted: TestClient) -> None:
 def test_bodies_are_bounded(admitted: TestClient) -> None:
     assert admitted.post("/", content=b"x" * (256 * 1024 + 1)).status_code == 413
     assert admitted.post("/", content=iter([b"x"])).status_code == 413  # of unknown length
+    both = {"Content-Length": "1", "Transfer-Encoding": "chunked"}  # the length isn't what a server goes by then
+    assert admitted.post("/", content=b"x", headers=both).status_code == 413
 
 
 def test_a_path_that_takes_files_is_bounded_by_itself() -> None:
