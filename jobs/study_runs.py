@@ -60,8 +60,8 @@ def run_study(
         SailloftError: whatever a stage raises.
     """
     runs, chosen_seeds = study.chosen(only), study.chosen_seeds(seeds)
-    for run in runs:
-        study.recipe_of(run, chosen_seeds[0], None, overrides)  # what is wrong with any is told before the first is made
+    for run in runs:  # what is wrong with any recipe is told before the first run is made
+        study.recipe_of(run, chosen_seeds[0], None, overrides)
     for seed in chosen_seeds:
         checkpoints: dict[str, str] = {}
         for run in runs:
