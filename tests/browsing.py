@@ -20,11 +20,17 @@ class OpenPage(Protocol):
         ...
 
 
-def wait_for_pictures(page: Page) -> None:
-    """Until the pictures in sight are drawn, twenty seconds at most."""
+def wait_for_pictures(page: Page, selector: str = "main img", num: int = 5) -> None:
+    """Until the first pictures that a selector finds are drawn, twenty seconds at most.
+
+    Playwright's `networkidle` doesn't do: once a page has reached it, it isn't waited for again.
+    """
     sizes: list[int] = []
     for _ in range(_PAUSES):
-        sizes = page.evaluate("[...document.querySelectorAll('main img')].slice(0, 5).map(image => image.naturalWidth)")
+        sizes = page.evaluate(
+            "([selector, num]) => [...document.querySelectorAll(selector)].slice(0, num).map((one) => one.naturalWidth)",
+            [selector, num],
+        )
         if sizes and min(sizes) > 0:
             return
         page.wait_for_timeout(_PAUSE_MS)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from storage.objects import Objects
-from tests.browsing import OpenPage
+from tests.browsing import OpenPage, wait_for_pictures
 from tests.many_samples import write_many_samples
 from tests.masking_student import write_masking_student
 from tests.toy_evaluations import shifted_predictions, write_evaluation
@@ -69,12 +69,6 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ViewServer]
     server.stop(signal.SIGTERM)
 
 
-def _are_drawn(page: Page) -> bool:
-    """Whether all pictures of answers have come."""
-    page.wait_for_load_state("networkidle")
-    return min(page.evaluate("[...document.querySelectorAll('.drawn')].map(image => image.naturalWidth)")) > 0
-
-
 def _ask(page: Page, times: int) -> list[str]:
     """Asks by the keyboard, as often as that by now; the states of both students, once they have answered."""
     page.keyboard.press("Control+Enter")
@@ -103,7 +97,7 @@ def test_an_own_picture_is_asked_about(
     assert "certainty 0." in first.locator(".masks").inner_text()
     assert second.locator(".masks li").count() == 0
     assert "asked: Please segment the red ellipse in this image." in first.inner_text()
-    assert _are_drawn(page)
+    wait_for_pictures(page, ".drawn")
 
     # A box, drawn from corner to corner with the mouse, gets words.
     page.check("input[name=tool][value=box]")
@@ -178,7 +172,7 @@ def test_a_sample_of_the_corpus_beside_its_truth(trial: ViewServer, open_page: O
     page.fill("#tokens", "1")
     states = _ask(page, 1)
     assert all("IoU 0." in state for state in states)
-    assert _are_drawn(page)
+    wait_for_pictures(page, ".drawn")
     page.screenshot(path=tmp_path / "sample.png", full_page=True)
 
 
@@ -195,9 +189,7 @@ def test_two_evaluations_are_compared(
     assert opened_s < _OPENED_S
     assert "B is better on 100, worse on 100, equal on 99,800" in page.inner_text("#means")
     assert "+0." in page.locator(".row .change").first.inner_text()
-    page.wait_for_load_state("networkidle")
-    sizes = page.evaluate("[...document.querySelectorAll('main img')].slice(0, 3).map(image => image.naturalWidth)")
-    assert min(sizes) > 0
+    wait_for_pictures(page, num=3)
     page.screenshot(path=tmp_path / f"comparison-{name}.png")
     assert page.evaluate("document.documentElement.scrollWidth") <= width_px
 
@@ -210,7 +202,7 @@ def test_two_evaluations_are_compared(
     assert page.inner_text("#num") == "5 questions"
     with page.expect_navigation():
         page.locator(".row h2 a").first.click()
-    page.wait_for_load_state("networkidle")
+    wait_for_pictures(page, ".views img")
     assert page.locator(".views img").count() == 3
     page.screenshot(path=tmp_path / f"prediction-{name}.png", full_page=True)
     with page.expect_navigation():

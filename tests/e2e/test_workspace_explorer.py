@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browsing import OpenPage
+from tests.browsing import OpenPage, wait_for_pictures
 from tests.view_server import ViewServer
 from tests.viewed_workspaces import DONE, ViewedWorkspace
 
@@ -59,9 +59,7 @@ def test_into_an_output_and_back(server: ViewServer, open_page: OpenPage, viewed
     assert page.inner_text("#num") == "29 images"
     with page.expect_navigation():
         page.locator(".card").first.click()
-    page.wait_for_load_state("networkidle")
-    for picture in ("#original", "#features"):
-        assert page.locator(picture).evaluate("image => image.naturalWidth") > 0
+    wait_for_pictures(page, "#original, #features")
     with page.expect_navigation():
         page.click(".brand")
     assert page.url == where
