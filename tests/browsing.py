@@ -26,11 +26,9 @@ def wait_for_pictures(page: Page, selector: str = "main img", num: int = 5) -> N
     Playwright's `networkidle` doesn't do: once a page has reached it, it isn't waited for again.
     """
     sizes: list[int] = []
+    widths = "(selector) => [...document.querySelectorAll(selector)].map((image) => image.naturalWidth)"
     for _ in range(_PAUSES):
-        sizes = page.evaluate(
-            "([selector, num]) => [...document.querySelectorAll(selector)].slice(0, num).map((one) => one.naturalWidth)",
-            [selector, num],
-        )
+        sizes = page.evaluate(widths, selector)[:num]
         if sizes and min(sizes) > 0:
             return
         page.wait_for_timeout(_PAUSE_MS)
