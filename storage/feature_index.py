@@ -33,6 +33,7 @@ __all__ = [
     "Snapshot",
     "add_part",
     "described_arrays",
+    "newest_snapshot",
     "open_part",
     "part_objects",
     "read_rows",
@@ -254,6 +255,11 @@ def _read(objects: Objects, key: str, sha256: str) -> bytes:
     return data
 
 
+def newest_snapshot(store: Objects) -> int | None:
+    """Number of the newest snapshot of the index; None if the store has none yet."""
+    return NumberedObjects(store, _INDEX, _INDEX_DIGITS).newest()
+
+
 def read_snapshot(store: Objects, number: int | None = None) -> Snapshot | None:
     """One snapshot of the index, by default the newest; None if the store has none yet.
 
@@ -262,7 +268,7 @@ def read_snapshot(store: Objects, number: int | None = None) -> Snapshot | None:
         CorruptObject: it can't be read.
     """
     if number is None:
-        number = NumberedObjects(store, _INDEX, _INDEX_DIGITS).newest()
+        number = newest_snapshot(store)
         if number is None:
             return None
     key = snapshot_key(number)

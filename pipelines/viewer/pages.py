@@ -13,7 +13,7 @@ from pipelines.viewer.places import FEATURES, WORKSPACE, kind_at, store_at
 from storage.errors import UsageError
 from storage.objects import Objects
 
-__all__ = ["PAGES", "Page", "PageOptions", "TakesUploads", "open_page"]
+__all__ = ["PAGES", "Grows", "Page", "PageOptions", "TakesUploads", "open_page"]
 
 
 class Page(Protocol):
@@ -38,6 +38,15 @@ class TakesUploads(Protocol):
 
     uploads: Mapping[str, int]
     """Paths below its prefix, and the upper bound of a body in bytes."""
+
+
+@runtime_checkable
+class Grows(Protocol):
+    """A page of an output to which more may be written, and which shows what was there when it was opened."""
+
+    def has_grown(self) -> bool:
+        """Whether more is there by now."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

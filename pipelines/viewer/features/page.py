@@ -20,6 +20,7 @@ from pipelines.viewer.lists import Asked
 from pipelines.viewer.templates import Templates
 from storage.corpus import Corpus, image_bytes
 from storage.errors import DataError
+from storage.feature_index import newest_snapshot
 from storage.features import FeatureStore
 from storage.manifest import Manifest
 from storage.objects import Objects
@@ -73,6 +74,11 @@ class FeaturesPage:
         statements = coverage_statements(objects)
         originals = Originals(objects, statements, None if corpus is None else Corpus.open(corpus))
         return cls(store, statements, originals, below)
+
+    def has_grown(self) -> bool:
+        """Whether another snapshot is there by now than the one that is shown."""
+        shown = self._store.snapshot
+        return newest_snapshot(self._store.objects) != (None if shown is None else shown.number)
 
     @cached_property
     def _rejects(self) -> RejectTable:
