@@ -123,10 +123,24 @@ def ray_session(cluster: ClusterConfig, verbose: bool = False) -> Generator[None
             signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there
         _calm_ray_data(verbose)
         adopt_loggers()
+        if address != "local":
+            _warn_without_workers(address)
         with plain_errors():
             yield
     finally:
         ray.shutdown()
+
+
+def _warn_without_workers(address: str) -> None:
+    """Ray waits for CPUs without a word, which one that grows by itself brings and another never does."""
+    import ray
+
+    if not ray.cluster_resources().get("CPU"):
+        logger.warning(
+            "Ray at %r has no CPUs: stages wait until a worker joins; if none is on its way, start one "
+            "(ray start --address HEAD), or stop this run",
+            address,
+        )
 
 
 def _remedy(error: Exception, address: str) -> str:

@@ -183,6 +183,23 @@ def test_a_signal_that_meets_rays_waiting_ends_by_our_code() -> None:
     ray.cancel(resting, force=True)
 
 
+@pytest.mark.parametrize(
+    ("resources", "warned"), [({}, True), ({"CPU": 0.0, "memory": 5.0}, True), ({"CPU": 1.0}, False)]
+)
+def test_a_cluster_without_workers_is_told(
+    resources: dict[str, float], warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    with caplog.at_level(logging.WARNING), ray_session(ClusterConfig(address="ray://elsewhere:10001")):
+        pass
+    assert ("stages wait until a worker joins" in caplog.text) == warned
+
+
 def test_errors_of_tasks_come_out_as_raised() -> None:
     from ray.exceptions import RayTaskError
     from ray.train import WorkerGroupError
