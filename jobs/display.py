@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from jobs.colour import is_live
 from jobs.logs import PROGRESS_LOGGER, log_settings
 from pipelines.progress import Progress
+from pipelines.quantities import seconds_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -24,7 +25,6 @@ __all__ = [
     "Pace",
     "PlainDisplay",
     "TerminalDisplay",
-    "format_seconds",
     "open_display",
     "progress_line",
 ]
@@ -81,20 +81,6 @@ class Pace:
         return None if rate is None or self.total <= 0 else max(0, self.total - self.done) / rate
 
 
-def format_seconds(seconds: float) -> str:
-    """A duration as people write it.
-
-    >>> format_seconds(3.24), format_seconds(75), format_seconds(3700)
-    ('3.2 s', '1:15 min', '1:01 h')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02d} min"
-    return f"{minutes // 60}:{minutes % 60:02d} h"
-
-
 def _fact(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -108,7 +94,7 @@ def progress_line(name: str, pace: Pace, facts: Mapping[str, object]) -> str:
     if pace.per_second is not None:
         parts.append(f"{pace.per_second:.3g}/s")
     if pace.remaining_s:
-        parts.append(f"{format_seconds(pace.remaining_s)} to go")
+        parts.append(f"{seconds_text(pace.remaining_s)} to go")
     parts.extend(f"{key}={_fact(value)}" for key, value in shown.items())
     return "  ".join(parts)
 

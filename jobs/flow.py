@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import Protocol
 
 from jobs.code_version import code_version
-from jobs.display import Display, format_seconds
+from jobs.display import Display
 from pipelines.progress import Progress
+from pipelines.quantities import seconds_text
 from storage.errors import InfrastructureError, UsageError
 from storage.keys import Json
 from storage.manifest import read_manifest
@@ -271,5 +272,5 @@ def _run(
         )
     timings.finish(located.key, seconds, note)
     again = f" (begun {note.num_starts} times)" if note.num_starts > 1 else ""
-    display.note(stage.name, f"done in {format_seconds(seconds)}{again}")
+    display.note(stage.name, f"done in {seconds_text(seconds)}{again}")
     return _outcome(stage, located, State.RAN, timings)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.config import Recipe
-from jobs.display import format_seconds
 from jobs.flow import Located, Stage, State, Timings
 from jobs.runner import open_workspace
 from jobs.session import ray_session
@@ -16,6 +15,7 @@ from pipelines.distillation.forecast import TeachForecast, forecast_teaching
 from pipelines.distillation.missing import Missing, find_missing
 from pipelines.distillation.probe import Probe, probe_images
 from pipelines.progress import NullProgress
+from pipelines.quantities import seconds_text
 from pipelines.training.forecast import TrainingForecast, forecast_training
 from storage.corpus import Corpus
 from storage.keys import Json
@@ -200,7 +200,7 @@ def _forecast_lines(forecast: TeachForecast) -> list[str]:
         lines.append("  time unknown: --probe 64 measures it, or give costs.seconds_per_image")
     else:
         lines.append(
-            f"  {format_seconds(forecast.wall_s)}, bound by {forecast.bound_by}; "
+            f"  {seconds_text(forecast.wall_s)}, bound by {forecast.bound_by}; "
             f"{forecast.accelerator_hours or 0:.3g} accelerator hours, {forecast.cpu_hours or 0:.3g} CPU hours"
         )
     lines.append(
@@ -219,7 +219,7 @@ def _training_lines(forecast: TrainingForecast) -> list[str]:
     per_epoch = "" if forecast.tokens_per_epoch is None else f", {_giga(forecast.tokens_per_epoch)} per epoch"
     lines.append(f"  {_giga(forecast.tokens)} tokens{per_epoch}; {forecast.flops:.3g} operations")
     lines.append(
-        f"  {forecast.accelerator_hours or 0:.3g} accelerator hours, {format_seconds(forecast.wall_s or 0)} with the "
+        f"  {forecast.accelerator_hours or 0:.3g} accelerator hours, {seconds_text(forecast.wall_s or 0)} with the "
         f"recipe's workers; price {_usd(forecast.price)}"
     )
     return lines

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from jobs.display import format_seconds
-from pipelines.quantities import bytes_text, hours_text, usd_text
+from pipelines.quantities import bytes_text, hours_text, seconds_text, usd_text
 from pipelines.recorded_runs import log_counts, read_runs, stage_rows
 from pipelines.text_table import aligned
 from storage.errors import ObjectNotFound
@@ -100,7 +99,7 @@ def runs_text(runs: Sequence[RecordedRun], url: str) -> str:
                 run.run,
                 run.state,
                 "?" if run.end is None else f"{ran} of {len(stages)}",
-                format_seconds(costs.get("wall_s", 0.0)),
+                seconds_text(costs.get("wall_s", 0.0)),
                 hours_text(costs.get("cpu_s", 0.0)),
                 hours_text(costs.get("accelerator_s", 0.0)),
                 usd_text(costs.get("usd", {}).get("total")),
@@ -135,13 +134,13 @@ def _state(run: RecordedRun) -> str:
         return "unfinished: it goes on, or was killed"
     error = run.end.get("error")
     said = "" if error is None else f": {error['class']}: {error['message']}"
-    return f"{run.state} after {format_seconds(run.end['seconds'])}, exit code {run.end['exit_code']}{said}"
+    return f"{run.state} after {seconds_text(run.end['seconds'])}, exit code {run.end['exit_code']}{said}"
 
 
 def _stages(run: RecordedRun) -> list[str]:
     """A row for each stage that was begun or found."""
     rows = [
-        (row.name, row.state, "" if row.seconds is None else format_seconds(row.seconds), row.url)
+        (row.name, row.state, "" if row.seconds is None else seconds_text(row.seconds), row.url)
         for row in stage_rows(run)
     ]
     return [f"  {line}" for line in aligned([("stage", "state", "time", "output"), *rows], right={2})]

@@ -11,13 +11,14 @@ import yaml
 
 from jobs.config import Recipe
 from jobs.corpora import since_parent
-from jobs.display import Display, format_seconds
+from jobs.display import Display
 from jobs.flow import Located, Outcome, State, Timings, run_stages
 from jobs.run_watch import RunWatch
 from jobs.session import one_session
 from jobs.stages import plan_stages
 from jobs.told import Told
 from pipelines.evaluation.score_sheet import SHEET_NAME
+from pipelines.quantities import seconds_text
 from pipelines.report.page import REPORT_NAME
 from storage.errors import UsageError
 from storage.keys import Json
@@ -77,7 +78,7 @@ class RunResult:
     def summary(self) -> str:
         """The same for people."""
         seconds = sum(outcome.seconds or 0 for outcome in self.outcomes if outcome.state is State.RAN)
-        done = f"{self.num_ran} of {len(self.outcomes)} stages ran in {format_seconds(seconds)}"
+        done = f"{self.num_ran} of {len(self.outcomes)} stages ran in {seconds_text(seconds)}"
         lines = [done if self.num_ran else f"all {len(self.outcomes)} stages present, nothing to do"]
         if self.news is not None:
             lines.append(self.news)
@@ -162,5 +163,5 @@ def describe_plan(recipe: Recipe, until: str | None = None) -> Told:
         rows.append({"name": stage.name, "state": state, "key": located.key, "url": located.objects.url})
     known = [seconds for located in outputs.values() if (seconds := timings.read(located.key)[0]) is not None]
     if known:
-        lines.append(f"{'':<18}  what is present took {format_seconds(sum(known))}")
+        lines.append(f"{'':<18}  what is present took {seconds_text(sum(known))}")
     return Told("\n".join(lines), {"dry_run": True, "recipe": tree, "stages": rows})

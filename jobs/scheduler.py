@@ -15,7 +15,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from jobs.cron import Cron
-from jobs.display import format_seconds
+from pipelines.quantities import seconds_text
 from storage.errors import UsageError
 
 __all__ = ["Runs", "keep_schedule", "time_zone"]
@@ -69,7 +69,7 @@ class Runs:
             self._process = process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
         code = process.wait()
         code = code if code >= 0 else 128 - code
-        self._say(f"exit code {code} after {format_seconds(time.monotonic() - start_s)}")
+        self._say(f"exit code {code} after {seconds_text(time.monotonic() - start_s)}")
         return code
 
     def skipped(self) -> None:

@@ -6,10 +6,10 @@ __all__ = ["bytes_text", "hours_text", "seconds_text", "usd_text"]
 
 
 def seconds_text(seconds: float | None) -> str:
-    """A duration as people say it.
+    """A duration as people write it.
 
-    >>> [seconds_text(s) for s in (None, 0.42, 7.6, 72.0, 4000.0)]
-    ['not known', '0.4 s', '7.6 s', '1 min 12 s', '1 h 06 min']
+    >>> [seconds_text(s) for s in (None, 0.42, 59.6, 72.0, 4000.0)]
+    ['not known', '0.4 s', '59.6 s', '1:12 min', '1:06 h']
     """
     if seconds is None:
         return "not known"
@@ -17,8 +17,8 @@ def seconds_text(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+        return f"{minutes}:{rest:02d} min"
+    return f"{minutes // 60}:{minutes % 60:02d} h"
 
 
 def hours_text(seconds: float) -> str:
@@ -31,12 +31,16 @@ def hours_text(seconds: float) -> str:
 
 
 def bytes_text(number: float) -> str:
-    """A size in bytes.
+    """A size in bytes, by the thousand.
 
-    >>> [bytes_text(number) for number in (4_000_000, 2_500_000_000)]
-    ['4 MB', '2.5 GB']
+    >>> [bytes_text(number) for number in (12, 1_500, 4_000_000, 2_510_000_000)]
+    ['12 B', '1.5 kB', '4 MB', '2.51 GB']
     """
-    return f"{number / 1e9:.3g} GB" if number >= 1e8 else f"{number / 1e6:.3g} MB"
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:,.0f} TB"
 
 
 def usd_text(value: float | None) -> str:

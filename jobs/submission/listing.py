@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from jobs.display import format_seconds
 from jobs.submission.following import wait_for
 from jobs.submission.order import check_job_id
 from jobs.submission.server import Job, JobServer
 from jobs.submission.versions import PROBE_PURPOSE
 from jobs.told import Told, document
+from pipelines.quantities import seconds_text
 from pipelines.text_table import aligned
 from storage.keys import Json
 
@@ -140,4 +140,4 @@ def _time(seconds: float | None) -> str:
 def _took(job: Job) -> str:
     if job.start_s is None or job.end_s is None:
         return "so far" if job.start_s is not None else "-"
-    return format_seconds(job.end_s - job.start_s)
+    return seconds_text(job.end_s - job.start_s)

@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from pipelines.quantities import seconds_text
+from pipelines.quantities import bytes_text, seconds_text
 from pipelines.report.examples import Gallery, feature_rows, prompt_extremes, prompt_groups, segmentation_groups
 from pipelines.report.inputs import ReportInputs
 from pipelines.report.scores import (
@@ -178,15 +178,6 @@ def _stages(seconds: Mapping[str, float | None]) -> tuple[list[tuple[str, str, f
 
 def _outputs(manifests: Sequence[tuple[str, Manifest]]) -> list[tuple[str, str, str, int, str]]:
     return [
-        (name, manifest.kind, manifest.key, len(manifest.files), _size_text(sum(e.size_bytes for e in manifest.files)))
+        (name, manifest.kind, manifest.key, len(manifest.files), bytes_text(sum(e.size_bytes for e in manifest.files)))
         for name, manifest in manifests
     ]
-
-
-def _size_text(size_bytes: int) -> str:
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

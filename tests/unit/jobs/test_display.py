@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from jobs.display import Pace, PlainDisplay, TerminalDisplay, format_seconds, open_display, progress_line
+from jobs.display import Pace, PlainDisplay, TerminalDisplay, open_display, progress_line
 
 
 class Clock:
@@ -27,11 +27,6 @@ def test_units_of_an_earlier_run_do_not_count_for_the_rate() -> None:
     pace.update(70, 100)
     assert pace.per_second == 2.0
     assert pace.remaining_s == 15.0
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (59.6, "59.6 s"), (60, "1:00 min"), (3599.6, "1:00 h")])
-def test_durations(seconds: float, text: str) -> None:
-    assert format_seconds(seconds) == text
 
 
 def test_one_line_per_interval() -> None:

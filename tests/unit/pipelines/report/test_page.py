@@ -87,7 +87,7 @@ def test_page_states_scores_controls_targets_and_warnings(inputs: ReportInputs) 
         "not measured: elsewhere at least 0.10; not measured",
         "Splits were given another name",
         "refs.p: testA is used as train",
-        "1 min 05 s",
+        "1:05 min",
         "not known",
         "7 samples on 5 pictures; 6 records rejected",
         "mask empty 5",
