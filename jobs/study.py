@@ -48,6 +48,8 @@ class StudyRun(RecipeModel):
     recipe's own `training.init`."""
     scored: bool = True
     """Whether it is evaluated and stands in the table; false for stages that others start from."""
+    more_seeds: tuple[int, ...] = ()
+    """Seeds beside those of the study: where a small difference to another run of the same is asked for."""
 
 
 class StudyMetric(RecipeModel):
@@ -137,7 +139,7 @@ class Study(RecipeModel):
     changes: Tree = Field(default_factory=dict)
     """Settings that are laid over it in all runs."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    """Values of `training.seed`; each run is made once with each."""
+    """Values of `training.seed`; each run is made once with each, and with its `more_seeds`."""
     baseline: str
     """Run that the others are compared with, seed by seed."""
     runs: tuple[StudyRun, ...] = Field(min_length=1)
@@ -154,12 +156,23 @@ class Study(RecipeModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        names = [run.name for run in self.runs]
-        if len(set(names)) < len(names) or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"runs and seeds: expected each once, got {', '.join(names)} and {list(self.seeds)}")
+        by_name = {run.name: run for run in self.runs}
+        if len(by_name) < len(self.runs) or any(
+            len(set(seeds)) < len(seeds) for seeds in map(self.seeds_of, self.runs)
+        ):
+            said = ", ".join(f"{run.name} {list(self.seeds_of(run))}" for run in self.runs)
+            raise ValueError(f"runs and their seeds: expected each once, got {said}")
+        above: set[str] = set()
         for place, run in enumerate(self.runs):
-            if run.starts_from is not None and run.starts_from not in names[:place]:
-                raise ValueError(f"runs.{place}.starts_from: expected a run further up, got {run.starts_from!r}")
+            if run.starts_from is not None:
+                if run.starts_from not in above:
+                    raise ValueError(f"runs.{place}.starts_from: expected a run further up, got {run.starts_from!r}")
+                start = by_name[run.starts_from]
+                if lacking := set(run.more_seeds) - set(self.seeds_of(start)):
+                    raise ValueError(
+                        f"runs.{place}.more_seeds: expected seeds of {start.name}, which it starts from, got {min(lacking)}"
+                    )
+            above.add(run.name)
         scored = {run.name for run in self.runs if run.scored}
         for field, name in self._named():
             if name not in scored:
@@ -179,12 +192,29 @@ class Study(RecipeModel):
         for place, chart in enumerate(self.charts):
             yield from ((f"charts.{place}.runs", name) for name in chart.runs)
 
-    def chosen(self, only: Sequence[str]) -> list[StudyRun]:
-        """The runs of these names, and those that they start from, in the study's order; all, if none is named.
+    def seeds_of(self, run: StudyRun) -> tuple[int, ...]:
+        """All seeds of a run."""
+        return (*self.seeds, *run.more_seeds)
+
+    def by_seed(self, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[tuple[int, list[StudyRun]]]:
+        """The runs in the order in which they are made: seed by seed, each behind the one that it starts from.
+
+        Args:
+            only: names of runs, which bring those that they start from; empty: all.
+            seeds: some of the study's; empty: all.
 
         Raises:
-            UsageError: a name that the study hasn't.
+            UsageError: a name or a seed that the study hasn't.
         """
+        runs = self._chosen(only)
+        known = list(dict.fromkeys(seed for run in self.runs for seed in self.seeds_of(run)))
+        unknown = [seed for seed in seeds if seed not in known]
+        if unknown:
+            raise UsageError(f"--seeds: expected seeds of study {self.name} {known}, got {unknown[0]}")
+        own = [(seed, [run for run in runs if seed in self.seeds_of(run)]) for seed in (dict.fromkeys(seeds) or known)]
+        return [(seed, made) for seed, made in own if made]
+
+    def _chosen(self, only: Sequence[str]) -> list[StudyRun]:
         by_name = {run.name: run for run in self.runs}
         unknown = [name for name in only if name not in by_name]
         if unknown:
@@ -194,20 +224,6 @@ class Study(RecipeModel):
             if run.name in wanted and run.starts_from is not None:
                 wanted.add(run.starts_from)
         return [run for run in self.runs if run.name in wanted]
-
-    def chosen_seeds(self, seeds: Sequence[int]) -> tuple[int, ...]:
-        """The seeds that are asked for, or all.
-
-        Args:
-            seeds: some of the study's; empty: all.
-
-        Raises:
-            UsageError: a seed that the study hasn't.
-        """
-        unknown = [seed for seed in seeds if seed not in self.seeds]
-        if unknown:
-            raise UsageError(f"--seeds: expected seeds of study {self.name} {list(self.seeds)}, got {unknown[0]}")
-        return tuple(dict.fromkeys(seeds)) or self.seeds
 
     def recipe_of(self, run: StudyRun, seed: int, init: str | None, overrides: Sequence[str]) -> Recipe:
         """The recipe of one run.

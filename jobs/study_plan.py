@@ -27,9 +27,9 @@ def describe_study(study: Study, overrides: Sequence[str], only: Sequence[str] =
         UsageError: a recipe of the study can't be used, or a run or seed that the study hasn't.
     """
     runs: list[dict[str, Json]] = []
-    for seed in study.chosen_seeds(seeds):
+    for seed, made in study.by_seed(only, seeds):
         checkpoints: dict[str, str | None] = {}
-        for run in study.chosen(only):
+        for run in made:
             init = None if run.starts_from is None else checkpoints[run.starts_from]
             recipe = study.recipe_of(run, seed, init, overrides)
             plan = describe_plan(recipe, "evaluate" if run.scored else "train")

@@ -121,7 +121,7 @@ def _missing(result: StudyResult) -> Iterator[str]:
     for run, seed in result.missing:
         by_run.setdefault(run, []).append(str(seed))
     told = "; ".join(f"{run}: seed {', '.join(seeds)}" for run, seeds in by_run.items())
-    total = len(result.runs) * len(result.seeds)
+    total = len(result.planned)
     yield f"{total - len(result.missing)} of {total} runs are finished. Missing: {told}."
     yield ""
 
@@ -141,7 +141,7 @@ def _captions(result: StudyResult) -> Iterator[str]:
 
 
 def _by_seed(result: StudyResult) -> Iterator[str]:
-    if len(result.seeds) == 1:
+    if result.has_one_seed:
         return
     yield ""
     for metric in result.metrics:

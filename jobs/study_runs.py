@@ -59,10 +59,11 @@ def run_study(
             seed that the study hasn't.
         SailloftError: whatever a stage raises.
     """
-    runs, chosen_seeds = study.chosen(only), study.chosen_seeds(seeds)
-    for run in runs:  # what is wrong with any recipe is told before the first run is made
-        study.recipe_of(run, chosen_seeds[0], None, overrides)
-    for seed in chosen_seeds:
+    chosen = study.by_seed(only, seeds)
+    for seed, runs in chosen:  # what is wrong with any recipe is told before the first run is made
+        for run in runs:
+            study.recipe_of(run, seed, None, overrides)
+    for seed, runs in chosen:
         checkpoints: dict[str, str] = {}
         for run in runs:
             init = None if run.starts_from is None else checkpoints[run.starts_from]
@@ -84,9 +85,9 @@ def finished_study(study: Study, overrides: Sequence[str]) -> StudyResult:
         UsageError: a recipe of the study can't be used, or measures another thing than the study asks for.
     """
     measured: list[Measured] = []
-    for seed in study.seeds:
+    for seed, runs in study.by_seed():
         checkpoints: dict[str, str | None] = {}
-        for run in study.runs:
+        for run in runs:
             init = None if run.starts_from is None else checkpoints[run.starts_from]
             if run.starts_from is not None and init is None:
                 checkpoints[run.name] = None
@@ -102,7 +103,7 @@ def finished_study(study: Study, overrides: Sequence[str]) -> StudyResult:
         baseline=study.baseline,
         metrics=tuple(metric.label for metric in study.metrics),
         runs=tuple(run.name for run in study.runs if run.scored),
-        seeds=study.seeds,
+        planned=tuple((run.name, seed) for run in study.runs if run.scored for seed in study.seeds_of(run)),
         measured=tuple(measured),
     )
     _write(study, overrides, result)

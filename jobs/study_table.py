@@ -66,15 +66,20 @@ class StudyResult:
     metrics: tuple[str, ...]
     runs: tuple[str, ...]
     """Names of the runs that are scored, in order, finished or not."""
-    seeds: tuple[int, ...]
-    """Seeds of each run, finished or not."""
+    planned: tuple[tuple[str, int], ...]
+    """(run, seed) of all that are scored, finished or not."""
     measured: tuple[Measured, ...]
 
     @property
     def missing(self) -> tuple[tuple[str, int], ...]:
         """(run, seed) pairs that aren't finished."""
         done = {(one.run, one.seed) for one in self.measured}
-        return tuple((run, seed) for run in self.runs for seed in self.seeds if (run, seed) not in done)
+        return tuple(pair for pair in self.planned if pair not in done)
+
+    @property
+    def has_one_seed(self) -> bool:
+        """Whether nothing can be said of how far another seed would lie."""
+        return len({seed for _, seed in self.planned}) == 1
 
     def finished_runs(self) -> list[str]:
         """Names of the runs of which at least one seed is finished, in order."""

@@ -59,8 +59,8 @@ def small_result(
         if value is not None
     ]
     runs = tuple(values)
-    seeds = tuple(range(max(map(len, values.values()))))
-    return StudyResult("tiny", "Does it?", runs[0], ("cIoU",), runs, seeds, tuple(measured))
+    planned = tuple((run, seed) for run in runs for seed in range(max(map(len, values.values()))))
+    return StudyResult("tiny", "Does it?", runs[0], ("cIoU",), runs, planned, tuple(measured))
 
 
 def _curve(run: str, seed: int, curves: Mapping[str, Sequence[Sequence[float]]]) -> tuple[tuple[int, float], ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from jobs.study import Study, load_study, packaged_studies, parse_seeds
+from jobs.study import load_study, packaged_studies, parse_seeds
 from storage.errors import UsageError
 from tests.small_studies import small_study
 
@@ -63,7 +65,12 @@ def test_what_a_run_changes_wins() -> None:
         ({"baseline": "start"}, "baseline: expected the name of a run that is scored, got 'start'"),
         ({"steps_to": ["start"]}, "steps_to.0: expected the name of a run that is scored, got 'start'"),
         ({"runs": [{"name": "a", "starts_from": "b"}, {"name": "b"}]}, "expected a run further up, got 'b'"),
-        ({"runs": [{"name": "none"}, {"name": "none"}]}, "expected each once, got none, none"),
+        ({"runs": [{"name": "none", "more_seeds": [4, 5]}]}, r"expected each once, got none \[3, 5, 4, 5\]"),
+        (
+            {"runs": [{"name": "none"}, {"name": "b", "starts_from": "none", "more_seeds": [4]}]},
+            "runs.1.more_seeds: expected seeds of none, which it starts from, got 4",
+        ),
+        ({"runs": [{"name": "none"}, {"name": "none"}]}, r"expected each once, got none \[3, 5\], none \[3, 5\]"),
         (
             {"claims": [{"text": "x", "run": "started", "than": "other", "expects": "more"}]},
             "claims.0.than: expected the name of a run that is scored, got 'other'",
@@ -95,8 +102,10 @@ def test_unknown_studies_list_the_known_ones() -> None:
 def test_chosen_runs_bring_what_they_start_from() -> None:
     study = small_study()
 
-    def names(only: list[str], of: Study = study) -> list[str]:
-        return [run.name for run in of.chosen(only)]
+    def names(only: list[str]) -> list[str]:
+        first, second = ([run.name for run in runs] for _, runs in study.by_seed(only))
+        assert first == second
+        return first
 
     assert names([]) == ["start", "none", "started"]
     assert names(["started"]) == ["start", "started"]
@@ -104,7 +113,21 @@ def test_chosen_runs_bring_what_they_start_from() -> None:
     with pytest.raises(
         UsageError, match=r"--only: expected runs of study tiny \(start, none, started\), got 'finished'"
     ):
-        study.chosen(["finished"])
+        study.by_seed(["finished"])
+
+
+def test_a_run_may_have_more_seeds_than_the_others() -> None:
+    study = small_study(runs=[{"name": "none"}, {"name": "other", "more_seeds": [7, 9]}])
+
+    def made(**chosen: list[Any]) -> list[tuple[int, str]]:
+        return [(seed, run.name) for seed, runs in study.by_seed(**chosen) for run in runs]
+
+    both = [(3, "none"), (3, "other"), (5, "none"), (5, "other")]
+    assert made() == [*both, (7, "other"), (9, "other")]
+    assert made(seeds=[9, 3]) == [(9, "other"), (3, "none"), (3, "other")]
+    assert made(only=["none"], seeds=[3, 9]) == [(3, "none")]
+    with pytest.raises(UsageError, match=r"--seeds: expected seeds of study tiny \[3, 5, 7, 9\], got 4"):
+        study.by_seed(seeds=[4])
 
 
 def test_seeds_are_whole_numbers() -> None:

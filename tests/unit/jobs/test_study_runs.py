@@ -114,6 +114,23 @@ def test_a_study_is_made_in_pieces(pretended: Pretended) -> None:
     assert "3 of 4 runs are finished. Missing: started: seed 3." in (folder / "table.md").read_text()
 
 
+def test_more_seeds_of_one_run_are_counted_with_it_alone(pretended: Pretended) -> None:
+    study = small_study(
+        runs=[{"name": "none"}, {"name": "longer", "more_seeds": [7], "changes": {"training": {"num_steps": 3}}}]
+    )
+    result = pretended.study(study, seeds=[5, 7])
+    assert [(recipe.training.seed, recipe.training.num_steps) for _, recipe in pretended.asked] == [
+        (5, 2),
+        (5, 3),
+        (7, 3),
+    ]
+    assert result.missing == (("none", 3), ("longer", 3))
+    assert result.values("longer", "cIoU") == pytest.approx({5: 0.5, 7: 0.7})
+    difference = result.difference("longer", "cIoU")
+    assert difference is not None
+    assert difference.value == 0.0  # of the seeds of both
+
+
 def test_nothing_finished_is_no_error(pretended: Pretended) -> None:
     assert finished_study(small_study(), pretended.overrides).finished_runs() == []
     assert pretended.asked == []
