@@ -155,24 +155,25 @@ class Study(RecipeModel):
     """What is drawn, beside the table."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        by_name = {run.name: run for run in self.runs}
-        if len(by_name) < len(self.runs) or any(
-            len(set(seeds)) < len(seeds) for seeds in map(self.seeds_of, self.runs)
-        ):
-            said = ", ".join(f"{run.name} {list(self.seeds_of(run))}" for run in self.runs)
-            raise ValueError(f"runs and their seeds: expected each once, got {said}")
-        above: set[str] = set()
+    def _runs_follow_their_starts(self) -> Self:
+        for run in self.runs:
+            if len(set(seeds := self.seeds_of(run))) < len(seeds):
+                raise ValueError(f"seeds of {run.name}: expected each once, got {list(seeds)}")
+        above: dict[str, StudyRun] = {}
         for place, run in enumerate(self.runs):
-            if run.starts_from is not None:
-                if run.starts_from not in above:
-                    raise ValueError(f"runs.{place}.starts_from: expected a run further up, got {run.starts_from!r}")
-                start = by_name[run.starts_from]
-                if lacking := set(run.more_seeds) - set(self.seeds_of(start)):
-                    raise ValueError(
-                        f"runs.{place}.more_seeds: expected seeds of {start.name}, which it starts from, got {min(lacking)}"
-                    )
-            above.add(run.name)
+            if run.name in above:
+                raise ValueError(f"runs.{place}.name: expected another than of a run further up, got {run.name!r}")
+            start = None if run.starts_from is None else above.get(run.starts_from)
+            if run.starts_from is not None and start is None:
+                raise ValueError(f"runs.{place}.starts_from: expected a run further up, got {run.starts_from!r}")
+            lacking = set() if start is None else set(run.more_seeds) - set(self.seeds_of(start))
+            if lacking:
+                raise ValueError(f"runs.{place}.more_seeds: expected seeds of {run.starts_from}, got {min(lacking)}")
+            above[run.name] = run
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
         scored = {run.name for run in self.runs if run.scored}
         for field, name in self._named():
             if name not in scored:

@@ -65,12 +65,15 @@ def test_what_a_run_changes_wins() -> None:
         ({"baseline": "start"}, "baseline: expected the name of a run that is scored, got 'start'"),
         ({"steps_to": ["start"]}, "steps_to.0: expected the name of a run that is scored, got 'start'"),
         ({"runs": [{"name": "a", "starts_from": "b"}, {"name": "b"}]}, "expected a run further up, got 'b'"),
-        ({"runs": [{"name": "none", "more_seeds": [4, 5]}]}, r"expected each once, got none \[3, 5, 4, 5\]"),
+        ({"runs": [{"name": "none", "more_seeds": [4, 5]}]}, r"seeds of none: expected each once, got \[3, 5, 4, 5\]"),
         (
             {"runs": [{"name": "none"}, {"name": "b", "starts_from": "none", "more_seeds": [4]}]},
-            "runs.1.more_seeds: expected seeds of none, which it starts from, got 4",
+            "runs.1.more_seeds: expected seeds of none, got 4",
         ),
-        ({"runs": [{"name": "none"}, {"name": "none"}]}, r"expected each once, got none \[3, 5\], none \[3, 5\]"),
+        (
+            {"runs": [{"name": "none"}, {"name": "none"}]},
+            "runs.1.name: expected another than of a run further up, got 'none'",
+        ),
         (
             {"claims": [{"text": "x", "run": "started", "than": "other", "expects": "more"}]},
             "claims.0.than: expected the name of a run that is scored, got 'other'",
