@@ -60,9 +60,9 @@ def run_study(
         SailloftError: whatever a stage raises.
     """
     chosen = study.by_seed(only, seeds)
-    for seed, runs in chosen:  # what is wrong with any recipe is told before the first run is made
-        for run in runs:
-            study.recipe_of(run, seed, None, overrides)
+    once = {run.name: (run, seed) for seed, runs in chosen for run in runs}
+    for run, seed in once.values():  # what is wrong with any recipe is told before the first run is made
+        study.recipe_of(run, seed, None, overrides)
     for seed, runs in chosen:
         checkpoints: dict[str, str] = {}
         for run in runs:

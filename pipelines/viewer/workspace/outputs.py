@@ -75,5 +75,6 @@ class OutputPages:
         path = f"{self._below}/{key}"
         page = self._open_page(key, path)
         if page is None:
+            self._opening.pop(key, None)  # addresses that somebody makes up leave nothing behind
             raise HTTPException(404, "There is no such output in this workspace, or no page that shows it.")
         return _Opened(page, Router(page_routes(page, path)), looked_s)
