@@ -50,8 +50,9 @@ def browser() -> Iterator[Browser]:
     found = os.environ.get("SAILLOFT_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     if found is None:
         pytest.skip(f"no Chromium: none of {', '.join(names)} is on the path, and SAILLOFT_CHROMIUM names none")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=_TIMEOUT_MS)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(
             executable_path=found, args=["--no-sandbox", "--disable-background-networking", "--disable-dev-shm-usage"]

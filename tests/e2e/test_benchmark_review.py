@@ -10,9 +10,9 @@ import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from playwright.sync_api import Page, expect
 from typer.testing import CliRunner
 
 from jobs.cli import app
@@ -28,13 +28,10 @@ from pipelines.evaluation.pipeline import evaluate
 from pipelines.progress import NullProgress
 from storage.corpus import Corpus
 from storage.objects import Objects
-from tests.browsing import OpenPage
+from tests.browsing import OpenPage, wait_for_pictures
 from tests.masking_student import write_masking_student
 from tests.object_corpora import MarkupCaptioner, write_object_corpus
 from tests.view_server import ViewServer
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
 
 _EVIL = '<script>document.title="evil"</script><img src=x onerror="document.title=1">'
 
@@ -80,7 +77,7 @@ def test_two_people_review_by_keyboard_and_a_killed_server_loses_nothing(
         assert "token" not in page.url
         page.screenshot(path=tmp_path / "overview.png")
         press(page, "o")
-        page.wait_for_function("document.getElementById('masks').naturalWidth > 0")
+        wait_for_pictures(page, "#masks")
         page.screenshot(path=tmp_path / "caption.png")
 
         # Markup of a draft is text.
@@ -104,7 +101,7 @@ def test_two_people_review_by_keyboard_and_a_killed_server_loses_nothing(
         page.keyboard.type(" It looks quite new.")
         page.keyboard.press("Control+Enter")
         page.wait_for_url("**/items/**")
-        page.wait_for_function("document.getElementById('title').textContent === 'Multiple choice'")
+        expect(page.locator("#title")).to_have_text("Multiple choice")
         page.keyboard.press("z")
         page.screenshot(path=tmp_path / "choice.png")
         page.fill("#reason", "what it is isn't seen")
@@ -124,7 +121,7 @@ def test_two_people_review_by_keyboard_and_a_killed_server_loses_nothing(
     try:
         # The old token isn't valid any more, and the page says what to do.
         page.keyboard.press("a")
-        page.wait_for_function("document.getElementById('message').textContent.includes('open the address')")
+        expect(page.locator("#message")).to_contain_text("open the address")
         page = as_reviewer(open_page(server.address), "ada")
         assert "3 of 6 items wait for you" in page.inner_text("h1")
         press(page, "o")
@@ -205,7 +202,7 @@ def test_thirty_items_on_photographs_from_drafts_to_scores(
             press(page, "o")
             for number in range(30):
                 if name == "Ada" and number in (0, 10, 20):
-                    page.wait_for_function("document.getElementById('masks').naturalWidth > 0")
+                    wait_for_pictures(page, "#masks")
                     page.screenshot(path=tmp_path / f"photograph-{number}.png")
                 press(page, "a")
             assert "Nothing waits for you" in page.inner_text("main")

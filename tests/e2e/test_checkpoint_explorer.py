@@ -9,10 +9,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image, ImageDraw
+from playwright.sync_api import Page, expect
 
 from storage.objects import Objects
 from tests.browsing import OpenPage, wait_for_pictures
@@ -20,9 +20,6 @@ from tests.many_samples import write_many_samples
 from tests.masking_student import write_masking_student
 from tests.toy_evaluations import shifted_predictions, write_evaluation
 from tests.view_server import ViewServer
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
 
 _NUM_QUESTIONS = 100_000
 _CORPUS_KEY = "c0" * 32
@@ -151,7 +148,7 @@ def test_files_that_are_refused_and_a_picture_that_is_dropped(
     page.wait_for_selector("#go:not([disabled])")
     assert page.inner_text("#size") == "90 x 60 px"
     page.click("#go")
-    page.wait_for_function("document.querySelectorAll('.student .state:not(.bad)').length === 0")
+    expect(page.locator(".student .state:not(.bad)")).to_have_count(0)
     refusals = page.locator(".student .state").all_inner_texts()
     assert refusals
     assert all("words: expected some, got none" in refusal for refusal in refusals)
