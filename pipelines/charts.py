@@ -87,19 +87,15 @@ def interval_bar(value: float, low: float, high: float) -> Markup:
 
 
 def number(value: float) -> str:
-    """A number in as few digits as its size needs.
+    """A number in three digits; in two if it is tiny, in all those before its point if it is large.
 
-    >>> [number(v) for v in (1234.0, 12.34, 0.1234, 0.00031, 0.0)]
-    ['1,234', '12.3', '0.12', '0.00031', '0']
+    >>> [number(v) for v in (1234.0, 99.97, 12.34, 0.125, 0.5, 0.00031, 0.0)]
+    ['1,234', '100', '12.3', '0.125', '0.500', '0.00031', '0']
     """
     size = abs(value)
-    if value == 0:
-        return "0"
-    if size >= 100:
+    if size >= 100 or value == 0:
         return f"{value:,.0f}"
-    if size >= 10:
-        return f"{value:.1f}"
-    return f"{value:.2f}" if size >= 0.01 else f"{value:.2g}"
+    return f"{value:#.3g}".rstrip(".") if size >= 0.01 else f"{value:.2g}"
 
 
 def _finite(steps: Sequence[float], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
