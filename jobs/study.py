@@ -290,10 +290,16 @@ def load_study(study: str) -> Study:
 def parse_names(text: str) -> tuple[str, ...]:
     """Names from a list with commas.
 
+    Raises:
+        UsageError: commas alone, which name nothing, where an empty text stands for all.
+
     >>> parse_names("plain, +sam2")
     ('plain', '+sam2')
     """
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if text and not names:
+        raise UsageError(f"--only and --seeds: expected some with commas between, got {text!r}")
+    return names
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs.study import load_study, packaged_studies, parse_seeds
+from jobs.study import load_study, packaged_studies, parse_names, parse_seeds
 from storage.errors import UsageError
 from tests.small_studies import small_study
 
@@ -136,3 +136,5 @@ def test_a_run_may_have_more_seeds_than_the_others() -> None:
 def test_seeds_are_whole_numbers() -> None:
     with pytest.raises(UsageError, match="--seeds: expected whole numbers with commas between, got '0,one'"):
         parse_seeds("0,one")
+    with pytest.raises(UsageError, match="--only and --seeds: expected some with commas between, got ','"):
+        parse_names(",")
