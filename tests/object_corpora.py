@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from pipelines.benchmark_building.captioners.base import DraftRequest
 from pipelines.benchmark_building.captioners.template import TemplateCaptioner
@@ -16,6 +14,7 @@ from storage.corpus import Corpus, write_images, write_samples
 from storage.manifest import Manifest, publish
 from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION, ImageRecord, Sample, Task, Turn
+from tests.image_records import picture_record
 from tests.small_corpora import box_region
 
 __all__ = ["HEIGHT_PX", "OBJECTS", "WIDTH_PX", "MarkupCaptioner", "drawn_picture", "write_object_corpus"]
@@ -35,20 +34,7 @@ def drawn_picture(number: int) -> ImageRecord:
     pixels = np.full((HEIGHT_PX, WIDTH_PX, 3), 100 + number, np.uint8)
     for _, (x0, y0, x1, y1), colour in OBJECTS:
         pixels[y0:y1, x0:x1] = colour
-    sink = io.BytesIO()
-    Image.fromarray(pixels).save(sink, "PNG")
-    data = sink.getvalue()
-    return ImageRecord(
-        image_id=hashlib.sha256(data).hexdigest(),
-        data=data,
-        uri=None,
-        media_type="image/png",
-        height=HEIGHT_PX,
-        width=WIDTH_PX,
-        coco_id=None,
-        sources=(f"{number}.png",),
-        difference_hash=0,
-    )
+    return picture_record(pixels, f"{number}.png")
 
 
 def write_object_corpus(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +25,7 @@ from storage.schema import (
     Turn,
     VisualPrompt,
 )
+from tests.image_records import picture_record
 
 __all__ = ["all_kinds_of_samples", "box_region", "noise_picture", "write_corpus", "write_labelled_corpus"]
 
@@ -33,20 +33,8 @@ __all__ = ["all_kinds_of_samples", "box_region", "noise_picture", "write_corpus"
 def noise_picture(number: int, height_px: int, width_px: int, file_format: str = "PNG") -> ImageRecord:
     """A picture of coarse noise that depends on the number alone."""
     coarse = np.random.default_rng(number).integers(0, 256, (-(-height_px // 8), -(-width_px // 8), 3), np.uint8)
-    sink = io.BytesIO()
-    Image.fromarray(coarse).resize((width_px, height_px)).save(sink, file_format)
-    data = sink.getvalue()
-    return ImageRecord(
-        image_id=hashlib.sha256(data).hexdigest(),
-        data=data,
-        uri=None,
-        media_type=f"image/{file_format.lower()}",
-        height=height_px,
-        width=width_px,
-        coco_id=None,
-        sources=(f"{number}.{file_format.lower()}",),
-        difference_hash=0,
-    )
+    picture = Image.fromarray(coarse).resize((width_px, height_px))
+    return picture_record(picture, f"{number}.{file_format.lower()}", file_format)
 
 
 def write_corpus(objects: Objects, images: Sequence[ImageRecord], key: str) -> Corpus:

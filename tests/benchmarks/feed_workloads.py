@@ -30,6 +30,7 @@ from storage.masks import encode_mask
 from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION, ImageRecord, Region, Sample, Task, Turn
 from tests.benchmarks.feature_workloads import FeatureMaker, write_store
+from tests.image_records import file_record
 
 __all__ = ["FeedWorkload", "Slow", "demo_workload"]
 
@@ -145,19 +146,7 @@ def _scenes(folder: Path, config: ScenesConfig, num_images: int) -> Corpus:
         data = encode_png(scene.image)
         image_id = hashlib.sha256(data).hexdigest()
         height, width = scene.image.shape[:2]
-        images.append(
-            ImageRecord(
-                image_id=image_id,
-                data=data,
-                uri=None,
-                media_type="image/png",
-                height=height,
-                width=width,
-                coco_id=None,
-                sources=(f"{index}.png",),
-                difference_hash=0,
-            )
-        )
+        images.append(file_record(data, height, width, f"{index}.png"))
         regions = tuple(Region(mask=encode_mask(mask)) for mask in scene.masks)
         samples += [
             Sample(

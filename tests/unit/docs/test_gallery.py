@@ -13,13 +13,11 @@ import pytest
 from PIL import Image
 
 from storage.corpus import write_images, write_samples
-from storage.keys import bytes_key
 from storage.manifest import Manifest, publish
 from storage.masks import encode_mask
 from storage.objects import Objects
 from storage.schema import (
     SCHEMA_VERSION,
-    ImageRecord,
     PromptKind,
     Region,
     Sample,
@@ -27,6 +25,7 @@ from storage.schema import (
     Turn,
     VisualPrompt,
 )
+from tests.image_records import file_record
 
 SCRIPT = Path(__file__).resolve().parents[3] / "docs" / "gallery.py"
 SIZE = (24, 32)
@@ -71,18 +70,7 @@ def make_sample(image_id: str, task: Task, turn: Turn, *, is_prompted: bool = Fa
 
 @pytest.fixture
 def corpus(tmp_path: Path, picture: Path) -> Path:
-    data = picture.read_bytes()
-    image = ImageRecord(
-        image_id=bytes_key(data),
-        data=data,
-        uri=None,
-        media_type="image/png",
-        height=SIZE[0],
-        width=SIZE[1],
-        coco_id=None,
-        sources=("picture.png",),
-        difference_hash=0,
-    )
+    image = file_record(picture.read_bytes(), *SIZE)
     samples = [
         make_sample(image.image_id, Task.REFERRING, Turn(text="the left one", targets=((0,),))),
         make_sample(image.image_id, Task.REFERRING, Turn(text="the black star", targets=((),))),

@@ -16,9 +16,8 @@ from pipelines.benchmark_building.drawing import decoded
 from pipelines.distillation.steps import decode_rgb
 from pipelines.evaluation.inference import picture_of
 from storage.errors import DataError
-from storage.keys import bytes_key
 from storage.pictures import PICTURE_FORMATS, open_picture
-from storage.schema import ImageRecord
+from tests.image_records import file_record
 
 _EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(hit) (w) file closefile\nshowpage\n"
 
@@ -34,20 +33,6 @@ def ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     return marker
-
-
-def _record(data: bytes) -> ImageRecord:
-    return ImageRecord(
-        image_id=bytes_key(data),
-        data=data,
-        uri=None,
-        media_type="image/png",
-        height=8,
-        width=8,
-        coco_id=None,
-        sources=("x",),
-        difference_hash=0,
-    )
 
 
 @pytest.mark.parametrize("form", PICTURE_FORMATS)
@@ -66,7 +51,7 @@ def test_no_picture_reaches_another_program(
     readers: list[Callable[[], object]] = [
         lambda: open_picture(_EPS).load(),
         lambda: decode_rgb(_EPS),
-        lambda: picture_of(_record(_EPS)),
+        lambda: picture_of(file_record(_EPS, 8, 8)),
         lambda: decoded(_EPS),
     ]
     for read in readers:
@@ -97,7 +82,7 @@ def test_a_bomb_is_refused_by_its_header(side: int) -> None:
     data = _header(side, side)
     with pytest.raises(OSError, match="pixels"):
         open_picture(data)
-    for read in (decode_rgb, lambda data: picture_of(_record(data))):
+    for read in (decode_rgb, lambda data: picture_of(file_record(data, 8, 8))):
         with pytest.raises(DataError, match="pixels"):
             read(data)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from storage.objects import Objects
 from storage.schema import ImageRecord
 from teachers.sam2 import Sam2TeacherConfig
 from teachers.testing import textured_image
+from tests.image_records import file_record, picture_record
 from tests.small_corpora import write_corpus
 
 TEACHER = Sam2TeacherConfig(image_size_px=128)
@@ -34,20 +33,8 @@ CONFIG = FeaturesConfig(num_actors=1, num_cpus_per_decoder=0, calibration_images
 
 
 def _image(number: int, torn: bool = False) -> ImageRecord:
-    sink = io.BytesIO()
-    textured_image(48, 64, number).save(sink, "PNG")
-    data = sink.getvalue()[: 100 if torn else None]
-    return ImageRecord(
-        image_id=hashlib.sha256(data).hexdigest(),
-        data=data,
-        uri=None,
-        media_type="image/png",
-        height=48,
-        width=64,
-        coco_id=None,
-        sources=(f"{number}.png",),
-        difference_hash=0,
-    )
+    record = picture_record(textured_image(48, 64, number), f"{number}.png")
+    return file_record((record.data or b"")[:100], 48, 64, f"{number}.png") if torn else record
 
 
 def test_only_klt_is_calibrated() -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import hashlib
-import io
 import shutil
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION, ImageRecord, Sample, Task
 from teachers.mask2former import Mask2FormerTeacherConfig
 from teachers.testing import textured_image
+from tests.image_records import file_record, picture_record
 
 pytestmark = pytest.mark.ray
 
@@ -47,21 +46,9 @@ class Recorder:
 
 
 def _image(number: int, torn: bool = False) -> ImageRecord:
-    sink = io.BytesIO()
     height, width = SIZES_PX[number]
-    textured_image(height, width, number).save(sink, "PNG")
-    data = sink.getvalue()[:100] if torn else sink.getvalue()
-    return ImageRecord(
-        image_id=hashlib.sha256(data).hexdigest(),
-        data=data,
-        uri=None,
-        media_type="image/png",
-        height=height,
-        width=width,
-        coco_id=None,
-        sources=(f"{number}.png",),
-        difference_hash=0,
-    )
+    record = picture_record(textured_image(height, width, number), f"{number}.png")
+    return file_record((record.data or b"")[:100], height, width, f"{number}.png") if torn else record
 
 
 def _corpus(folder: Path, images: list[ImageRecord], key: str) -> Corpus:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from pipelines.distillation.steps import (
 from storage.corpus import image_bytes
 from storage.errors import DataError, InfrastructureError
 from storage.feature_plan import PlannedRow
-from storage.schema import ImageRecord
+from tests.image_records import picture_record
 
 
 class StubTeacher:
@@ -52,30 +52,8 @@ class StubTeacher:
         return features
 
 
-def _record(pixels: np.ndarray, file_format: str = "PNG") -> ImageRecord:
-    sink = io.BytesIO()
-    Image.fromarray(pixels).save(sink, file_format)
-    data = sink.getvalue()
-    return ImageRecord(
-        image_id=hashlib.sha256(data).hexdigest(),
-        data=data,
-        uri=None,
-        media_type=f"image/{file_format.lower()}",
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        coco_id=None,
-        sources=(),
-        difference_hash=0,
-    )
-
-
 def _noise(height: int, width: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 200, (height, width, 3), np.uint8)
-
-
-def _with(record: ImageRecord, **changes: object) -> ImageRecord:
-    fields = {name: getattr(record, name) for name in ImageRecord.__slots__}
-    return ImageRecord(**(fields | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
@@ -89,7 +67,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
 def test_truncated_pictures_are_refused(file_format: str) -> None:
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
-    data = _record(_noise(64, 64, 0), file_format).data
+    data = picture_record(_noise(64, 64, 0), file_format).data
     assert data is not None
     for length in (0, 10, len(data) // 2):
         with pytest.raises(DataError, match="can't be decoded"):
@@ -100,28 +78,28 @@ def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     for side in (11, 30):
         with pytest.raises(DataError, match="can't be decoded"):
-            decode_rgb(_record(_noise(side, side, 0)).data or b"")
+            decode_rgb(picture_record(_noise(side, side, 0)).data or b"")
 
 
 def test_bytes_come_from_the_record_or_its_uri(tmp_path: Path) -> None:
-    record = _record(_noise(8, 8, 0))
+    record = picture_record(_noise(8, 8, 0))
     assert image_bytes(record) == record.data
     (tmp_path / "picture.png").write_bytes(record.data or b"")
-    linked = _with(record, data=None, uri=f"{tmp_path}/picture.png")
+    linked = replace(record, data=None, uri=f"{tmp_path}/picture.png")
     assert image_bytes(linked) == record.data
     (tmp_path / "picture.png").write_bytes(b"something else")
     with pytest.raises(DataError, match="holds other bytes now"):
         image_bytes(linked)
     with pytest.raises(DataError, match="no such object"):
-        image_bytes(_with(record, data=None, uri=f"{tmp_path}/absent.png"))
+        image_bytes(replace(record, data=None, uri=f"{tmp_path}/absent.png"))
     with pytest.raises(DataError, match="expected bytes or a URI"):
-        image_bytes(_with(record, data=None))
+        image_bytes(replace(record, data=None))
 
 
 def test_a_batch_has_zeros_where_an_image_cant_be_used() -> None:
-    good = _record(_noise(8, 12, 0))
-    torn = _with(_record(_noise(8, 12, 1)), data=(good.data or b"")[:30])
-    other = _with(_record(_noise(12, 8, 2)), height=8, width=12)
+    good = picture_record(_noise(8, 12, 0))
+    torn = replace(picture_record(_noise(8, 12, 1)), data=(good.data or b"")[:30])
+    other = replace(picture_record(_noise(12, 8, 2)), height=8, width=12)
     batch, failures = prepare_batch(StubTeacher(), [good, torn, other], (8, 12))
     assert tuple(batch.shape) == (3, 3, 8, 12)
     assert torch.equal(batch[0], StubTeacher().preprocess(decode_rgb(good.data or b"")))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_a_shard_is_computed_in_its_order_whatever_the_batches(tmp_path: Path, r
 
 def test_bad_pictures_become_rejected_rows(tmp_path: Path, records: list[ImageRecord]) -> None:
     part, plan = Objects.open(tmp_path), _plan(records)
-    torn = ImageRecord(**{name: getattr(records[0], name) for name in ImageRecord.__slots__} | {"data": b"GIF89a"})
+    torn = replace(records[0], data=b"GIF89a")
     worker = _worker(part, [torn, *records[1:]])
     results = [worker.run(task) for task in plan.tasks()]
     rejected = {image: reason for result in results for image, reason in result.written.rejected.items()}

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from model.predictor import Answer, Request
 from pipelines.evaluation.records import Wording
 from storage.corpus import Corpus, write_images, write_samples
-from storage.keys import bytes_key
 from storage.manifest import Manifest, publish
 from storage.masks import encode_mask
 from storage.objects import Objects
@@ -29,6 +26,7 @@ from storage.schema import (
     Turn,
     VisualPrompt,
 )
+from tests.image_records import picture_record
 
 HEIGHT, WIDTH = 24, 32
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
@@ -70,21 +68,7 @@ def make_scene(objects: dict[str, tuple[int, int]]) -> Scene:
     pixels = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     for colour, (x, y) in objects.items():
         pixels[y : y + 6, x : x + 6] = COLOURS[colour]
-    sink = io.BytesIO()
-    Image.fromarray(pixels).save(sink, "PNG")
-    data = sink.getvalue()
-    record = ImageRecord(
-        image_id=bytes_key(data),
-        data=data,
-        uri=None,
-        media_type="image/png",
-        height=HEIGHT,
-        width=WIDTH,
-        coco_id=None,
-        sources=("toy.png",),
-        difference_hash=0,
-    )
-    scene = Scene(record, {colour: square(*place) for colour, place in objects.items()})
+    scene = Scene(picture_record(pixels), {colour: square(*place) for colour, place in objects.items()})
     for colour in objects:
         scene.add(Task.REFERRING, Turn(text=f"the {colour} square", targets=((0,),)), [colour])
         scene.add(

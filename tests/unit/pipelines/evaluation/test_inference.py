@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from pipelines.evaluation.records import Variant
 from storage.errors import DataError
 from storage.objects import Objects
 from storage.schema import ImageRecord
+from tests.image_records import file_record
 
 CONFIGS = (
     ReferringConfig(),
@@ -148,17 +150,7 @@ def test_predictions_survive_storage(scenes, save_corpus, wording, oracle, tmp_p
 
 
 def test_picture_that_cannot_be_read_is_named() -> None:
-    record = ImageRecord(
-        image_id="abc",
-        data=b"no picture",
-        uri=None,
-        media_type="image/png",
-        height=1,
-        width=1,
-        coco_id=None,
-        sources=(),
-        difference_hash=0,
-    )
+    record = replace(file_record(b"no picture", 1, 1), image_id="abc")
     with pytest.raises(DataError, match=r"image abc: .*expected a readable picture"):
         picture_of(record)
 
@@ -167,9 +159,5 @@ def test_picture_may_lie_elsewhere(scenes, tmp_path) -> None:
     record = scenes[0].record
     assert record.data is not None
     (tmp_path / "p.png").write_bytes(record.data)
-    elsewhere = ImageRecord(
-        **{name: getattr(record, name) for name in record.__dataclass_fields__ if name not in ("data", "uri")},
-        data=None,
-        uri=str(tmp_path / "p.png"),
-    )
+    elsewhere = replace(record, data=None, uri=str(tmp_path / "p.png"))
     assert picture_of(elsewhere).tobytes() == picture_of(record).tobytes()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipelines.evaluation.records import Prediction, Variant
 from pipelines.report import ReportInputs, Target
 from storage.corpus import Corpus, write_images, write_rejects, write_samples
-from storage.keys import Json, bytes_key
+from storage.keys import Json
 from storage.manifest import Manifest, publish
 from storage.masks import area_px, encode_mask
 from storage.objects import Objects
@@ -30,6 +28,7 @@ from storage.schema import (
     Turn,
     VisualPrompt,
 )
+from tests.image_records import picture_record
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://evil.example/x onerror=alert(1)>"
 
@@ -42,22 +41,9 @@ def half(left: bool) -> Mask:
 
 
 def make_image(level: int) -> ImageRecord:
-    sink = io.BytesIO()
     pixels = np.full((20, 30, 3), level, np.uint8)
     pixels[:, 15:, 0] = 255
-    Image.fromarray(pixels).save(sink, "PNG")
-    data = sink.getvalue()
-    return ImageRecord(
-        image_id=bytes_key(data),
-        data=data,
-        uri=None,
-        media_type="image/png",
-        height=20,
-        width=30,
-        coco_id=None,
-        sources=(f"{level}.png",),
-        difference_hash=0,
-    )
+    return picture_record(pixels, f"{level}.png")
 
 
 def make_sample(image: ImageRecord, task: Task, turn: Turn, name: str, *, prompted: bool = False) -> Sample:

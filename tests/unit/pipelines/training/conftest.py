@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from model.config import DistillationHead, StudentConfig
 from model.processor import Processor
@@ -19,7 +17,6 @@ from pipelines.training.config import TrainingConfig
 from pipelines.training.feed import TrainingFeed
 from storage.corpus import Corpus, write_images, write_samples
 from storage.features import FeatureRow, FeatureStore
-from storage.keys import bytes_key
 from storage.manifest import Manifest, publish
 from storage.masks import encode_mask
 from storage.objects import Objects
@@ -34,6 +31,7 @@ from storage.schema import (
     VisualPrompt,
 )
 from storage.testing import publish_example_part
+from tests.image_records import picture_record
 
 SIZES = ((16, 24), (16, 24), (32, 16), (16, 24))
 """(height, width) of the pictures, px: grids of 2 x 3 and 4 x 2 patches."""
@@ -50,21 +48,7 @@ def picture(number: int) -> tuple[ImageRecord, dict[str, Region]]:
         bitmap[2 + number : 9 + number, 1 + 8 * place : 7 + 8 * place] = True
         pixels[bitmap] = value
         regions[colour] = Region(mask=encode_mask(bitmap), category="square")
-    sink = io.BytesIO()
-    Image.fromarray(pixels).save(sink, "PNG")
-    data = sink.getvalue()
-    record = ImageRecord(
-        image_id=bytes_key(data),
-        data=data,
-        uri=None,
-        media_type="image/png",
-        height=height,
-        width=width,
-        coco_id=None,
-        sources=(f"{number}.png",),
-        difference_hash=0,
-    )
-    return record, regions
+    return picture_record(pixels, f"{number}.png"), regions
 
 
 def make_sample(

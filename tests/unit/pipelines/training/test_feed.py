@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -213,17 +214,7 @@ def test_a_corpus_without_bytes_is_refused(
     processor: Processor, pictures: list[tuple[ImageRecord, dict[str, Region]]], corpus: Corpus
 ) -> None:
     record = pictures[0][0]
-    bare = ImageRecord(
-        image_id=record.image_id,
-        data=None,
-        uri="s3://bucket/a.png",
-        media_type=record.media_type,
-        height=record.height,
-        width=record.width,
-        coco_id=None,
-        sources=(),
-        difference_hash=0,
-    )
+    bare = replace(record, data=None, uri="s3://bucket/a.png")
     objects = Objects.open("memory://training-tests/bare")
     samples = [sample for sample in corpus.samples() if sample.image_id == record.image_id]
     files = (write_images(objects, "0", [bare]), write_samples(objects, "0", samples))
