@@ -31,7 +31,10 @@ def file_record(
 
 
 def picture_record(
-    picture: np.ndarray | Image.Image, source: str = "picture.png", file_format: str = "PNG"
+    picture: np.ndarray | Image.Image,
+    source: str = "picture.png",
+    file_format: str = "PNG",
+    num_bytes: int | None = None,
 ) -> ImageRecord:
     """A record of a picture's file.
 
@@ -39,8 +42,10 @@ def picture_record(
         picture: the picture, or its pixels, (height, width, 3) uint8.
         source: the file's name.
         file_format: a format of PIL's that has a media type of its name.
+        num_bytes: how much of the file is kept; None: all.
     """
     image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
     sink = io.BytesIO()
     image.save(sink, file_format)
-    return file_record(sink.getvalue(), image.height, image.width, source, f"image/{file_format.lower()}")
+    data = sink.getvalue()[:num_bytes]
+    return file_record(data, image.height, image.width, source, f"image/{file_format.lower()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,15 +142,14 @@ def _scenes(folder: Path, config: ScenesConfig, num_images: int) -> Corpus:
     samples: list[Sample] = []
     for index in range(num_images):
         scene = draw_scene(config, _SPLIT, index)
-        data = encode_png(scene.image)
-        image_id = hashlib.sha256(data).hexdigest()
         height, width = scene.image.shape[:2]
-        images.append(file_record(data, height, width, f"{index}.png"))
+        image = file_record(encode_png(scene.image), height, width, f"{index}.png")
+        images.append(image)
         regions = tuple(Region(mask=encode_mask(mask)) for mask in scene.masks)
         samples += [
             Sample(
                 sample_id=f"{index}-{number}",
-                image_id=image_id,
+                image_id=image.image_id,
                 family="grefcoco",
                 task=Task.REFERRING,
                 split=_SPLIT,

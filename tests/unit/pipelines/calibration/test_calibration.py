@@ -25,7 +25,7 @@ from storage.objects import Objects
 from storage.schema import ImageRecord
 from teachers.sam2 import Sam2TeacherConfig
 from teachers.testing import textured_image
-from tests.image_records import file_record, picture_record
+from tests.image_records import picture_record
 from tests.small_corpora import write_corpus
 
 TEACHER = Sam2TeacherConfig(image_size_px=128)
@@ -33,8 +33,7 @@ CONFIG = FeaturesConfig(num_actors=1, num_cpus_per_decoder=0, calibration_images
 
 
 def _image(number: int, torn: bool = False) -> ImageRecord:
-    record = picture_record(textured_image(48, 64, number), f"{number}.png")
-    return file_record((record.data or b"")[:100], 48, 64, f"{number}.png") if torn else record
+    return picture_record(textured_image(48, 64, number), f"{number}.png", num_bytes=100 if torn else None)
 
 
 def test_only_klt_is_calibrated() -> None:

@@ -22,7 +22,7 @@ from storage.objects import Objects
 from storage.schema import SCHEMA_VERSION, ImageRecord, Sample, Task
 from teachers.mask2former import Mask2FormerTeacherConfig
 from teachers.testing import textured_image
-from tests.image_records import file_record, picture_record
+from tests.image_records import picture_record
 
 pytestmark = pytest.mark.ray
 
@@ -46,9 +46,8 @@ class Recorder:
 
 
 def _image(number: int, torn: bool = False) -> ImageRecord:
-    height, width = SIZES_PX[number]
-    record = picture_record(textured_image(height, width, number), f"{number}.png")
-    return file_record((record.data or b"")[:100], height, width, f"{number}.png") if torn else record
+    picture = textured_image(*SIZES_PX[number], number)
+    return picture_record(picture, f"{number}.png", num_bytes=100 if torn else None)
 
 
 def _corpus(folder: Path, images: list[ImageRecord], key: str) -> Corpus:
